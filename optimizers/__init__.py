@@ -1,0 +1,33 @@
+"""Optimizers, each equal to a float64 transcription of its paper, behind ``torch.optim``'s interface."""
+
+from .adam import Adam, AdamW
+from .ademamix import AdEMAMix
+from .adoption import adopt
+from .amsgrad import AMSGrad
+from .cautious import CAdamW, CLion
+from .core import Optimizer, Options
+from .diffgrad import DiffGrad
+from .grams import Grams
+from .groups import param_groups
+from .lion import Lion
+from .registry import OptimizerInfo, create_optimizer, list_optimizers, optimizer_info
+
+__all__ = [
+    "AMSGrad",
+    "AdEMAMix",
+    "Adam",
+    "AdamW",
+    "CAdamW",
+    "CLion",
+    "DiffGrad",
+    "Grams",
+    "Lion",
+    "Optimizer",
+    "OptimizerInfo",
+    "Options",
+    "adopt",
+    "create_optimizer",
+    "list_optimizers",
+    "optimizer_info",
+    "param_groups",
+]

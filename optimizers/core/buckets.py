@@ -1,0 +1,163 @@
+"""What one step works on: parameters that can be treated alike, cut and packed into pieces of bounded size.
+
+Pieces bound the temporaries of a step and keep them in cache: AdamW on 59 M parameters of a CPU takes 2.3 times torch's
+fused step in pieces of 2^18 elements, 6.6 times without.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .scalars import Namespace, precise
+from .tensorlist import TensorList
+
+CPU_PIECE = 2**18
+"""Elements of a piece on CPU: with Adam's seven operands 7 MiB, which stays in the last-level cache."""
+DEVICE_PIECE = 2**22
+"""Elements of a piece on an accelerator, where every operation pays a launch of some microseconds."""
+
+
+@dataclass
+class Bucket:
+    """Parameters of one group that share device, dtype, sharding and, unless counts live on the device, step count."""
+
+    group: dict[str, Any]
+    buffers: tuple[str, ...]
+    sharding: tuple[Any, ...] | None
+    count: float | None
+    """How many steps these parameters will have made; None where counts live on the device."""
+    params: list[Tensor] = field(default_factory=list)
+    rows: list[tuple[Tensor, ...]] = field(default_factory=list)
+    """Per parameter: the parameter, its gradient and its buffers as plain local real tensors."""
+    steps: list[Tensor] = field(default_factory=list)
+
+    def add(self, param: Tensor, grad: Tensor, state: Mapping[str, Any]) -> None:
+        self.params.append(param)
+        self.steps.append(state["step"])
+        self.rows.append(local(param, grad, *[state[name] for name in self.buffers]))
+
+    def step(self) -> float | Tensor:
+        """The number of this step, from 1: a float, or a vector with every parameter's."""
+        return precise(torch.stack(self.steps)) if self.count is None else self.count
+
+
+class Piece(NamedTuple):
+    """Operands of one call of ``update``: part of a big tensor, one tensor, or several small ones."""
+
+    rows: Sequence[int]
+    """Which parameters of the bucket these are."""
+    p: Any
+    g: Any
+    s: Namespace
+    complete: bool
+    """No later piece holds more of these parameters."""
+
+
+def is_dtensor(t: Any) -> bool:
+    """Whether ``t`` is a DTensor, told by its placements: importing the class to ask costs every user 0.8 s."""
+    return hasattr(t, "placements")
+
+
+def sharding(param: Any) -> tuple[Any, ...] | None:
+    """What a DTensor's bucket depends on: the mesh and the placements. None for any other tensor."""
+    return (param.device_mesh, param.placements) if is_dtensor(param) else None
+
+
+def local(param: Any, grad: Any, *buffers: Any) -> tuple[Tensor, ...]:
+    """The operands of an elementwise update as plain tensors: shards of DTensors, complex numbers as pairs of reals."""
+    tensors = [param, grad, *buffers]
+    if is_dtensor(param):
+        if is_dtensor(grad) and grad.placements != param.placements:
+            tensors[1] = grad.redistribute(param.device_mesh, param.placements)
+        tensors = [t.to_local() if is_dtensor(t) else t for t in tensors]
+    if param.is_complex():
+        tensors = [torch.view_as_real(t) for t in tensors]
+    return tuple(tensors)
+
+
+def pieces(bucket: Bucket, rows: Sequence[int], size: float, pack: bool, wrap: bool) -> Iterator[Piece]:
+    """The tensors ``rows`` of ``bucket`` in pieces of at most ``size`` elements, where their memory allows the cut.
+
+    pack: put small tensors together into one piece. wrap: hand even a single tensor over as a TensorList.
+    """
+    make = _maker(bucket.buffers, wrap)
+    waiting: list[int] = []
+    room = size
+    for i in rows:
+        row = bucket.rows[i]
+        numel = row[0].numel()
+        flat = flattened(row) if numel > size else None
+        if flat is not None:
+            parts = list(zip(*[t.split(int(size)) for t in flat], strict=True))
+            for k, part in enumerate(parts, start=1):
+                yield make([i], [part], k == len(parts))
+            continue
+        if not pack:
+            yield make([i], [row], True)
+            continue
+        if waiting and numel > room:
+            yield make(waiting, [bucket.rows[k] for k in waiting], True)
+            waiting, room = [], size
+        waiting.append(i)
+        room -= numel
+    if waiting:
+        yield make(waiting, [bucket.rows[k] for k in waiting], True)
+
+
+def flat_pieces(bucket: Bucket, smallest: int) -> Iterator[Piece]:
+    """Every tensor of at least ``smallest`` elements as one piece of one dimension, where its memory allows it."""
+    make = _maker(bucket.buffers, wrap=False)
+    for i, row in enumerate(bucket.rows):
+        flat = flattened(row) if row[0].numel() >= smallest else None
+        if flat is not None:
+            yield make([i], [tuple(flat)], True)
+
+
+def _maker(names: tuple[str, ...], wrap: bool) -> Callable[[Sequence[int], list[tuple[Tensor, ...]], bool], Piece]:
+    def make(rows: Sequence[int], operands: list[tuple[Tensor, ...]], complete: bool) -> Piece:
+        one = len(operands) == 1 and not wrap
+        p, g, *buffers = operands[0] if one else [TensorList(column) for column in zip(*operands, strict=True)]
+        return Piece(rows, p, g, namespace(names, buffers), complete)
+
+    return make
+
+
+def namespace(names: Sequence[str], values: Sequence[Any]) -> Namespace:
+    """``values`` as attributes ``names``."""
+    s = Namespace()
+    for name, value in zip(names, values, strict=True):
+        setattr(s, name, value)
+    return s
+
+
+def flattened(tensors: Sequence[Tensor]) -> list[Tensor] | None:
+    """One-dimensional views of tensors of one layout, in the order of their memory; None where there are none."""
+    first = tensors[0]
+    if all(t.is_contiguous() for t in tensors):
+        return [t.view(-1) for t in tensors]
+    if not _is_dense(first) or any(t.stride() != first.stride() for t in tensors):
+        return None
+    return [t.as_strided((t.numel(),), (1,)) for t in tensors]
+
+
+def _is_dense(t: Tensor) -> bool:
+    """Its elements fill a stretch of memory without gap or overlap, in whatever order (channels_last, transposed)."""
+    expected = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(t.stride(), t.shape, strict=True) if size != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def default_piece(device: torch.device) -> float:
+    """Elements of a piece on ``device``; one graph compiled around a whole step is better off with whole tensors."""
+    if torch.compiler.is_compiling():
+        return math.inf
+    return CPU_PIECE if device.type == "cpu" else DEVICE_PIECE

@@ -1,0 +1,108 @@
+"""Reading checkpoints: of this library, of older versions, and of torch.optim."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from .options import describe, validate
+from .rule import working_dtype
+
+if TYPE_CHECKING:
+    from .optimizer import Optimizer
+
+
+def fit(optimizer: Optimizer, incoming: Mapping[str, Any]) -> dict[str, Any]:
+    """``incoming`` as a state_dict of ``optimizer``'s own layout. ValueError where it does not fit; changes nothing."""
+    owner = type(optimizer).__name__
+    if not {"state", "param_groups"} <= incoming.keys():
+        raise ValueError(
+            f"{owner}.load_state_dict takes what state_dict() of an optimizer returned, with the keys 'state' and "
+            f"'param_groups'; this has {', '.join(map(repr, incoming))}"
+        )
+    groups, saved_groups = optimizer.param_groups, incoming["param_groups"]
+    if len(groups) != len(saved_groups):
+        raise ValueError(f"the checkpoint has {len(saved_groups)} parameter groups, {owner} has {len(groups)}")
+    state = {}
+    fitted_groups = []
+    for number, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
+        if len(group["params"]) != len(saved["params"]):
+            raise ValueError(
+                f"group {number} of the checkpoint has {len(saved['params'])} parameters, {owner}'s has {len(group['params'])}"
+            )
+        _check_names(group, saved, number)
+        fitted_group = _fit_group(optimizer.defaults, saved)
+        validate(owner, fitted_group, optimizer.defaults, optimizer._rules())
+        fitted_groups.append(fitted_group)
+        for index, key in enumerate(saved["params"]):
+            if incoming["state"].get(key):
+                state[key] = _fit_state(optimizer, group, index, {**fitted_group, "params": []}, incoming["state"][key])
+    return {**incoming, "state": state, "param_groups": fitted_groups}
+
+
+def restore(optimizer: Optimizer, fitted: Mapping[str, Any]) -> None:
+    """Put back the precision of loaded buffers, and the home of step counts, where torch cast or moved them."""
+    for group, saved in zip(optimizer.param_groups, fitted["param_groups"], strict=True):
+        for param, key in zip(group["params"], saved["params"], strict=True):
+            for name, value in fitted["state"].get(key, {}).items():
+                if name == "step":
+                    device = param.device if group["capturable"] else "cpu"
+                    optimizer.state[param][name] = torch.as_tensor(value, dtype=torch.float32, device=device)
+                else:
+                    optimizer.state[param][name] = _like(param, value)
+            if optimizer.state.get(param):
+                optimizer._complete_state(param, group, optimizer.buffer_names(group))
+
+
+def _like(param: Tensor, value: Tensor) -> Tensor:
+    """``value`` on the device, in the working precision and in the memory layout of ``param``."""
+    value = value.to(param.device, working_dtype(param.dtype))
+    if value.stride() == param.stride():
+        return value
+    return torch.empty_like(param, dtype=value.dtype).copy_(value)
+
+
+def _check_names(group: Mapping[str, Any], saved: Mapping[str, Any], number: int) -> None:
+    ours, theirs = group.get("param_names"), saved.get("param_names")
+    if ours is None or theirs is None:
+        return
+    for index, (our, their) in enumerate(zip(ours, theirs, strict=True)):
+        if our != their:
+            raise ValueError(
+                f"parameter {index} of group {number} is {our!r} here and {their!r} in the checkpoint; build the parameter "
+                "groups in the order they were saved in"
+            )
+
+
+def _fit_group(defaults: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved group with every option of ours: those it lacks at our defaults, tuples of another length fitted to ours."""
+    group = {**defaults, **saved}
+    for name, value in defaults.items():
+        if isinstance(value, tuple):
+            group[name] = (*group[name], *value[len(group[name]) :])[: len(value)]
+    return group
+
+
+def _fit_state(
+    optimizer: Optimizer, group: Mapping[str, Any], index: int, options: Mapping[str, Any], saved: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The state we keep for one parameter, out of what was saved for it."""
+    param = group["params"][index]
+    names = optimizer.buffer_names(options)
+    missing = [name for name in ("step", *names) if name not in saved and name not in optimizer.recoverable]
+    if missing:
+        raise ValueError(
+            f"the checkpoint holds no {missing[0]!r} for {describe(group, index)}, which {type(optimizer).__name__} cannot "
+            f"make up; it has {', '.join(map(repr, saved))}. Load it into the optimizer that wrote it, or start afresh"
+        )
+    state = {name: saved[name] for name in ("step", *names) if name in saved}
+    for name in names:
+        if name in state and (not isinstance(state[name], Tensor) or state[name].shape != param.shape):
+            found = tuple(state[name].shape) if isinstance(state[name], Tensor) else state[name]
+            raise ValueError(
+                f"{name!r} of {describe(group, index)} has shape {found} in the checkpoint, the parameter {tuple(param.shape)}"
+            )
+    return state

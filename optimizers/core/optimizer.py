@@ -1,0 +1,251 @@
+"""The base class: one step loop for every optimizer, every mode and every kind of parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+from typing_extensions import Unpack
+
+from . import options as option_rules
+from . import checkpoints, rule
+from .buckets import Bucket, Piece, default_piece, flat_pieces, pieces, sharding
+from .fused import SMALLEST, Fused, fused_rule
+from .options import Options, describe
+from .scalars import hyperparameters, split, table, wrapped
+from .scaled import Scaled, reduce_counts
+
+_MODES = frozenset({"foreach", "fused", "capturable"})
+_ONE = torch.tensor(1.0)  # a tensor, because foreach would make one of a number for every step count
+
+
+class Optimizer(torch.optim.Optimizer):
+    """Base of the optimizers here: θ ← θ − lr · (T(u) + λθ) with u = update(p, g, s, h).
+
+    A subclass names its ``buffers`` and writes ``update`` in Tensor's methods; the base does everything else: parameter
+    groups, gradients, step counts, transforms T, weight decay, modes, precision, sharding and checkpoints. ``p``, ``g``
+    and ``s.<buffer>`` are Tensors or TensorLists, ``h.<option>`` the group's options (``betas`` as ``h.beta1``, ...) and
+    what ``scalars`` adds. ``update`` returns a new tensor, may overwrite its buffers, and must not write into p or g.
+
+    >>> class SignedMomentum(Optimizer):
+    ...     buffers = ("exp_avg",)
+    ...     def __init__(self, params, lr=1e-3, betas=(0.9,), **options):
+    ...         super().__init__(params, dict(lr=lr, betas=betas, weight_decay=0.0), options)
+    ...     @staticmethod
+    ...     def update(p, g, s, h):
+    ...         return s.exp_avg.lerp_(g, 1 - h.beta1).sign()
+    >>> w = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    >>> w.grad = torch.tensor([3.0, -4.0])
+    >>> SignedMomentum([w], lr=0.5).step(); w.data
+    tensor([ 0.5000, -1.5000])
+    """
+
+    buffers: ClassVar[tuple[str, ...]] = ()
+    """State tensors per parameter: zeros of its shape at first, in float32 where the parameter's precision is less."""
+    recoverable: ClassVar[frozenset[str]] = frozenset()
+    """Buffers that may start afresh when a loaded checkpoint lacks them."""
+    rules: ClassVar[Mapping[str, option_rules.Rule]] = {}
+    """Ranges of the options that are this optimizer's own."""
+    presets: ClassVar[Mapping[str, Any]] = {}
+    """Defaults of shared options that differ in this class."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__signature__ = option_rules.expand_signature(cls)  # type: ignore[attr-defined]
+
+    def __init__(self, params: ParamsT, defaults: dict[str, Any], options: Options) -> None:
+        unknown = options.keys() - option_rules.DEFAULTS.keys()
+        if unknown:
+            option_rules.reject_unknown(type(self), unknown)
+        defaults = {"decoupled_weight_decay": True, **defaults, **option_rules.DEFAULTS, **self.presets, **options}
+        option_rules.validate(type(self).__name__, defaults, defaults, self._rules())
+        if not isinstance(params, Tensor):  # which torch.optim refuses with a message of its own
+            params = list(params)
+            if not params:
+                raise ValueError(
+                    f"{type(self).__name__}: params is empty; the model has no parameters, or the iterator was read before"
+                )
+        super().__init__(params, defaults)
+
+    def _rules(self) -> Mapping[str, option_rules.Rule]:
+        return {**option_rules.RULES, **self.rules}
+
+    @torch._disable_dynamo
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch.optim; options the group does not name are the constructor's. Raises before anything changes."""
+        group = {**self.defaults, **param_group}
+        option_rules.validate(type(self).__name__, group, self.defaults, self._rules())
+        self.check_group(group)
+        super().add_param_group(group)
+
+    # What a subclass says
+
+    @staticmethod
+    def update(p: Any, g: Any, s: Any, h: Any) -> Any:
+        """The direction u of the paper, from parameter, gradient, buffers and the numbers of this step."""
+        raise NotImplementedError("an optimizer defines update(p, g, s, h)")
+
+    def scalars(self, h: Any) -> None:
+        """Add to ``h`` the numbers of this step that ``update`` needs beside the options, such as bias corrections.
+
+        ``h.step`` counts this parameter's steps from 1. It is a float, or a float64 tensor where counts live on the
+        device, so only arithmetic and the functions of scalars.py apply.
+        """
+
+    def buffer_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+        """The buffers a group's options call for."""
+        return self.buffers
+
+    def new_buffer(self, name: str, param: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
+        """The first value of a buffer; ``state`` holds the buffers named before it."""
+        return torch.zeros_like(param, dtype=rule.working_dtype(param.dtype), memory_format=torch.preserve_format)
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        """Raise ValueError for options that do not go together."""
+
+    def on_adopt(self, group: dict[str, Any], saved: Mapping[str, Any], step: int) -> None:
+        """Adjust the options of ``group`` to a run of ``step`` steps taken over from an optimizer with options ``saved``."""
+
+    # The step
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update every parameter that has a gradient; its gradient is read and never written.
+
+        closure: evaluated once, with gradients enabled, before the update; its value is returned.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        sharded: list[Scaled] = []
+        for bucket in self._buckets():
+            self._step_bucket(bucket, sharded)
+        if sharded:
+            reduce_counts(sharded)
+            for scaled in sharded:
+                scaled.finish()
+        return loss
+
+    def _step_bucket(self, bucket: Bucket, sharded: list[Scaled]) -> None:
+        """Step a bucket's parameters, except that sharded updates that need a scale are left in ``sharded``."""
+        group, device = bucket.group, bucket.rows[0][0].device
+        h = hyperparameters(group, [name for name in self.defaults if name not in _MODES], bucket.step())
+        self.scalars(h)
+        scaled = Scaled(bucket, h) if rule.needs_scale(h) else None
+        rest: Sequence[int] = range(len(bucket.rows))
+
+        def run(step: rule.Eager | Fused, piece: Piece, numbers: Any) -> None:
+            if scaled is None:
+                step.whole(piece, numbers)
+                return
+            scaled.add(step, piece, numbers)
+            if piece.complete and not bucket.sharding:
+                scaled.finish()
+
+        if group["fused"] and not torch.compiler.is_compiling():
+            numbers, flags = split(h)
+            compiled = fused_rule(self.update, bucket.buffers, tuple(numbers), tuple(flags.items()))
+            rows = table(numbers, len(bucket.rows), device)
+            done = set()
+            for piece in flat_pieces(bucket, SMALLEST):
+                run(compiled, piece, rows[piece.rows[0]])
+                done.update(piece.rows)
+            rest = [i for i in rest if i not in done]
+
+        eager = rule.Eager(self.update)
+        on_tensors = any(isinstance(value, Tensor) for value in vars(h).values())
+        pack = group["foreach"] is not False and not torch.compiler.is_compiling()
+        for piece in pieces(bucket, rest, default_piece(device), pack, wrap=on_tensors):
+            run(eager, piece, wrapped(h, piece.rows) if on_tensors else h)
+
+        if scaled is not None and bucket.sharding:
+            sharded.append(scaled)
+
+    def _buckets(self) -> Iterable[Bucket]:
+        """Count this step and sort the parameters that have a gradient into buckets."""
+        for group in self.param_groups:
+            for i, p in enumerate(group["params"]):
+                if p.grad is not None and p.grad.layout is not torch.strided:
+                    raise RuntimeError(
+                        f"{type(self).__name__} takes dense gradients only; that of {describe(group, i)} is "
+                        f"{p.grad.layout}. Make the layer with sparse=False, or give it to torch.optim.SparseAdam"
+                    )
+        work = []
+        for group in self.param_groups:
+            names = self.buffer_names(group)
+            for p in group["params"]:
+                if p.grad is not None:
+                    work.append((group, names, p, self._complete_state(p, group, names)))
+        on_device = torch.compiler.is_compiling()
+        host = [state["step"] for group, _, _, state in work if not (on_device or group["capturable"])]
+        if host:
+            torch._foreach_add_(host, _ONE)
+        counts = iter(torch.stack(host).tolist() if host else ())
+        buckets: dict[Any, Bucket] = {}
+        for group, names, p, state in work:
+            count = None if on_device or group["capturable"] else next(counts)
+            key = (id(group), p.device, p.dtype, sharding(p), count)
+            if key not in buckets:
+                buckets[key] = Bucket(group, names, sharding(p), count)
+            buckets[key].add(p, p.grad, state)
+        for bucket in buckets.values():
+            if bucket.count is None:
+                torch._foreach_add_(bucket.steps, 1)
+        return buckets.values()
+
+    # State
+
+    def init_state(self) -> None:
+        """Make the state of every trainable parameter now, without a step.
+
+        State is otherwise made at a parameter's first step. Call this before torch.distributed.checkpoint reads or
+        loads a fresh optimizer: it would else make the state by a step of its own, which counts.
+        """
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.requires_grad:
+                    self._complete_state(p, group, self.buffer_names(group))
+
+    def _complete_state(self, p: Tensor, group: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+        """The state of ``p``, with what is missing of it made: all at first, a buffer when an option comes to need it."""
+        state: dict[str, Any] = self.state[p]
+        if "step" not in state:
+            device = p.device if group["capturable"] else "cpu"
+            state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+        for name in names:
+            if name not in state:
+                state[name] = self.new_buffer(name, p, state, group)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore what pickle, deepcopy and load_state_dict carry; options unknown to an older version get defaults."""
+        super().__setstate__(state)
+        for group in self.param_groups:
+            for name, value in self.defaults.items():
+                group.setdefault(name, value)
+
+    @torch._disable_dynamo
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resume from ``state_dict``, of this class or of one that keeps the same moments, torch.optim's included.
+
+        As in torch.optim the checkpoint's options win; :func:`optzoo.optimizers.adopt` keeps this optimizer's. Each buffer
+        keeps its precision: torch.optim would cast float32 moments of bfloat16 parameters to bfloat16.
+
+        Raises ValueError, and leaves the optimizer as it is, where groups, names, shapes or moments do not fit.
+        """
+        fitted: dict[str, Any] = {}
+
+        def fit(_: Any, incoming: dict[str, Any]) -> dict[str, Any]:
+            fitted.update(checkpoints.fit(self, incoming))
+            return fitted
+
+        handle = self.register_load_state_dict_pre_hook(fit)  # the last hook, so it sees what users' hooks make of it
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            handle.remove()
+        checkpoints.restore(self, fitted)

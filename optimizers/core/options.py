@@ -1,0 +1,168 @@
+"""What a user may set: the options every optimizer shares, their ranges, and the errors that name what is wrong."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple, NoReturn, TypedDict, get_type_hints
+
+import numpy as np
+import torch
+
+
+class Options(TypedDict, total=False):
+    """Keyword options of every optimizer here. Each lives in ``param_groups`` and may differ between groups.
+
+    maximize: ascend instead of descend. Default False.
+    foreach: update many small tensors with one call. None (default) chooses it where it is faster; False goes tensor by
+        tensor. Both give the same bits.
+    fused: one compiled pass over memory (``torch.compile``; needs a C++ compiler on CPU, Triton on GPU). Default None: off.
+    capturable: keep step counts on the device, so that a step can be captured in a CUDA graph. Default False.
+    cautious: drop the coordinates of the update whose sign disagrees with the gradient's (arXiv:2411.16085). Default
+        False. Leave it off for embeddings with rare rows: coordinates with zero gradient count as disagreeing.
+    cautious_scale: how a tensor's n kept of d coordinates are scaled up: ``"floor"`` (default) by 1/max(n/d, floor),
+        ``"xi"`` by d/(n+1), None not at all (and without a reduction over the tensor).
+    cautious_floor: the ``floor`` above, in (0, 1]. Default 1e-3, as the authors' code and timm.
+    grams: give every coordinate of the update the gradient's sign (arXiv:2412.17107). Default False.
+    """
+
+    maximize: bool
+    foreach: bool | None
+    fused: bool | None
+    capturable: bool
+    cautious: bool
+    cautious_scale: str | None
+    cautious_floor: float
+    grams: bool
+
+
+DEFAULTS: Options = {
+    "maximize": False,
+    "foreach": None,
+    "fused": None,
+    "capturable": False,
+    "cautious": False,
+    "cautious_scale": "floor",
+    "cautious_floor": 1e-3,
+    "grams": False,
+}
+
+
+class Rule(NamedTuple):
+    """A condition on an option's value, and how an error message words it."""
+
+    holds: Callable[[Any], bool]
+    wording: str
+
+
+def _number(low: float, high: float = math.inf, low_open: bool = False) -> Callable[[Any], bool]:
+    """In [low, high], or (low, high]; infinity and nan never are."""
+    return lambda x: _is_number(x) and (low < x if low_open else low <= x) and x <= high and x != math.inf
+
+
+def _is_number(x: object) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool)
+
+
+def one_of(*values: object) -> Rule:
+    """One of these values (and of the same type: 1 is not True)."""
+    wording = ", ".join(map(repr, values[:-1])) + f" or {values[-1]!r}"
+    return Rule(lambda x: any(type(x) is type(v) and x == v for v in values), wording)
+
+
+def _lr_holds(lr: object) -> bool:
+    if isinstance(lr, torch.Tensor):
+        return lr.numel() == 1  # its value stays on the device unread
+    return _number(0)(lr)
+
+
+def betas(count: int) -> Rule:
+    """A tuple of ``count`` decay factors."""
+    holds = _number(0)
+    return Rule(
+        lambda x: isinstance(x, tuple) and len(x) == count and all(holds(b) and b < 1 for b in x),
+        f"{count} numbers in [0, 1)",
+    )
+
+
+NON_NEGATIVE = Rule(_number(0), "a finite number >= 0")
+STEPS = Rule(lambda x: x is None or _number(0)(x), "None or a number of steps >= 0")
+_SWITCH, _CHOICE = one_of(True, False), one_of(None, True, False)
+
+RULES: Mapping[str, Rule] = {
+    "lr": Rule(_lr_holds, "a finite number >= 0 or a Tensor of one element"),
+    "betas": betas(2),
+    "eps": NON_NEGATIVE,
+    "weight_decay": NON_NEGATIVE,
+    "decoupled_weight_decay": _SWITCH,
+    "maximize": _SWITCH,
+    "foreach": _CHOICE,
+    "fused": _CHOICE,
+    "capturable": _SWITCH,
+    "cautious": _SWITCH,
+    "cautious_scale": one_of("floor", "xi", None),
+    "cautious_floor": Rule(_number(0, 1, low_open=True), "a number in (0, 1]"),
+    "grams": _SWITCH,
+}
+
+
+def validate(owner: str, group: dict[str, Any], defaults: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
+    """Raise for the first option of ``group`` that breaks its rule; make NumPy numbers plain and betas a tuple.
+
+    Plain values are what a checkpoint can hold under ``weights_only=True``.
+    """
+    for name in [name for name in defaults if name in group]:
+        value = group[name] = _plain(group[name])
+        rule = rules.get(name)
+        if rule is not None and not rule.holds(value):
+            raise ValueError(f"{owner}: {name} must be {rule.wording}, got {value!r}{_remedy(value)}")
+    if group.get("foreach") and group.get("fused"):
+        raise ValueError(f"{owner}: foreach=True and fused=True exclude each other, choose one")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, (list, tuple)):
+        return tuple(_plain(v) for v in value)
+    return value
+
+
+def _remedy(value: object) -> str:
+    if isinstance(value, str):
+        try:
+            float(value)
+        except ValueError:
+            return ""
+        return " (a string; YAML reads 1e-3 as one, write 1.0e-3)"
+    return ""
+
+
+def reject_unknown(owner: type, unknown: Iterable[str]) -> NoReturn:
+    """TypeError for keywords the constructor of ``owner`` does not take, naming the nearest it does."""
+    valid = [name for name in inspect.signature(owner).parameters if name != "params"]
+    name = sorted(unknown)[0]
+    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(valid)}"
+    raise TypeError(f"{owner.__name__} has no option {name!r}; {hint}")
+
+
+def expand_signature(owner: type) -> inspect.Signature:
+    """The constructor's signature with ``**options`` spelled out, for help(), IDEs and command-line parsers."""
+    own = [p for p in inspect.signature(owner.__init__, eval_str=True).parameters.values() if p.name != "self"]
+    annotations = get_type_hints(Options)
+    presets: Mapping[str, Any] = getattr(owner, "presets", {})
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=presets.get(name, default), annotation=annotations[name])
+        for name, default in DEFAULTS.items()
+    ]
+    return inspect.Signature([p for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD] + shared)
+
+
+def describe(group: Mapping[str, Any], index: int) -> str:
+    """How an error message calls the parameter ``index`` of a group."""
+    names = group.get("param_names")
+    shape = tuple(group["params"][index].shape)
+    return f"parameter {names[index]!r}" if names else f"parameter {index} of its group (shape {shape})"

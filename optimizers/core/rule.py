@@ -1,0 +1,81 @@
+"""One step of the contract θ ← θ − lr · (T(u) + λθ), u = update(p, g, s, h), on one piece. The only copy of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from . import transforms
+from .buckets import Piece
+from .scalars import Namespace
+from .tensorlist import TensorList
+
+Update: TypeAlias = Callable[[Any, Any, Any, Any], Any]
+
+
+def direction(update: Update, p: Any, g: Any, s: Namespace, h: Namespace) -> Any:
+    """T(u) for one piece, with the buffers ``s`` brought up to date; Cautious' scale is still to be applied."""
+    p, g = _working(p), _working(g)
+    if h.maximize:
+        g = -g
+    if h.decays and not h.decoupled_weight_decay:
+        g = g.add(p, alpha=h.weight_decay)  # a new tensor: p.grad belongs to the user
+    u = update(p, g, s, h)
+    if h.grams:
+        u = transforms.grams(u, g)
+    if h.cautious:
+        u = transforms.cautious(u, g)
+    return u
+
+
+def descend(p: Any, u: Any, scale: Any, h: Namespace) -> None:
+    """θ ← (1 − lr λ) θ − lr · scale · u in the working precision, rounded once to the parameter's dtype."""
+    theta = _working(p)
+    if h.decays and h.decoupled_weight_decay:
+        theta.mul_(1 - h.lr * h.weight_decay)
+    if scale is not None:
+        u = u.mul_(scale)
+    theta.sub_(u, alpha=h.lr)
+    if theta is not p:
+        p.copy_(theta)
+
+
+def needs_scale(h: Namespace) -> bool:
+    """Whether the update is scaled by a number that only the whole tensor can tell."""
+    return bool(h.cautious) and h.cautious_scale is not None
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision of arithmetic and state: float32 for parameters of less."""
+    return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
+
+
+def _working(t: Any) -> Any:
+    """``t`` itself, or a float32 copy where its own precision is less."""
+    dtype = (t.tensors[0] if isinstance(t, TensorList) else t).dtype
+    wider = working_dtype(dtype)
+    return t if wider is dtype else t.to(wider)
+
+
+class Eager:
+    """The rule as it stands, one torch operation at a time."""
+
+    def __init__(self, update: Update) -> None:
+        self.update = update
+
+    def whole(self, piece: Piece, h: Namespace) -> None:
+        """A step without a scale."""
+        descend(piece.p, direction(self.update, piece.p, piece.g, piece.s, h), None, h)
+
+    def first(self, piece: Piece, h: Namespace) -> tuple[Any, list[Tensor]]:
+        """The update before its scale, and how many coordinates of each tensor it moves."""
+        u = direction(self.update, piece.p, piece.g, piece.s, h)
+        kept = u.count_nonzero()
+        return u, list(kept) if isinstance(kept, TensorList) else [kept]
+
+    def second(self, piece: Piece, u: Any, scale: list[Tensor], h: Namespace) -> None:
+        """The rest of the step, once the scale of each tensor is known."""
+        descend(piece.p, u, TensorList(scale) if isinstance(u, TensorList) else scale[0], h)

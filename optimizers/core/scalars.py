@@ -1,0 +1,94 @@
+"""The numbers of one step: a group's hyper-parameters in the paper's symbols, and what an optimizer derives from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .tensorlist import TensorList
+
+
+class Namespace:
+    """Attributes and nothing else: the ``s`` and ``h`` of ``update``. (torch.compile cannot trace types.SimpleNamespace.)"""
+
+    def __getattr__(self, name: str) -> Any:  # only reached where the attribute is missing
+        raise AttributeError(f"no {name!r} here; there are {', '.join(sorted(vars(self)))}")
+
+
+def hyperparameters(group: Mapping[str, Any], names: Sequence[str], step: float | Tensor) -> Namespace:
+    """The options ``names`` of a group as attributes; ``betas`` become beta1, beta2, ..., and ``step`` joins them.
+
+    ``step`` is a number, or a float64 vector with the count of every parameter where counts live on the device.
+    ``decays`` says whether there is weight decay at all, so that a step without it does not pay for it.
+    """
+    h = Namespace()
+    h.step = step
+    for name in names:
+        if name == "betas":
+            for i, beta in enumerate(group["betas"], start=1):
+                setattr(h, f"beta{i}", beta)
+        else:
+            value = group[name]
+            setattr(h, name, precise(value) if isinstance(value, Tensor) else value)
+    h.decays = h.weight_decay != 0
+    return h
+
+
+def precise(t: Tensor) -> Tensor:
+    """``t`` in float64, where its device has that: 1 - 0.9999 is off by 1.7e-4 in float32."""
+    return t.to(torch.float32 if t.device.type == "mps" else torch.float64)
+
+
+def split(h: Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The numbers of ``h``, which change from step to step, and its flags, which choose the code that runs."""
+    numbers, flags = {}, {}
+    for name, value in vars(h).items():
+        is_number = isinstance(value, (int, float, Tensor)) and not isinstance(value, bool)
+        (numbers if is_number else flags)[name] = value
+    return numbers, flags
+
+
+def table(numbers: Mapping[str, Any], rows: int, device: torch.device) -> Tensor:
+    """``numbers`` as the columns of a (rows, len(numbers)) tensor on ``device``, in float64 where there is that.
+
+    Where a number is a tensor the others are filled in on the device, which a CUDA graph can capture.
+    """
+    dtype = precise(torch.empty(0, device=device)).dtype
+    if not any(isinstance(value, Tensor) for value in numbers.values()):
+        return torch.tensor([list(numbers.values())], dtype=dtype, device=device).expand(rows, -1)
+    columns = [
+        value.to(device, dtype).expand(rows)
+        if isinstance(value, Tensor)
+        else torch.full((rows,), value, dtype=dtype, device=device)
+        for value in numbers.values()
+    ]
+    return torch.stack(columns, dim=1)
+
+
+def wrapped(h: Namespace, rows: Sequence[int]) -> Namespace:
+    """``h`` for the parameters ``rows``: its tensors as TensorLists, one entry a parameter or one for all."""
+    result = Namespace()
+    for name, value in vars(h).items():
+        if isinstance(value, Tensor):
+            value = TensorList([value[i] for i in rows] if value.ndim and value.numel() > 1 else [value.reshape(())])
+        setattr(result, name, value)
+    return result
+
+
+def minimum(x: float | Tensor, bound: float) -> Any:
+    """min(x, bound), for a number or a tensor of numbers."""
+    return x.clamp(max=bound) if isinstance(x, Tensor) else min(x, bound)
+
+
+def maximum(x: float | Tensor, bound: float) -> Any:
+    """max(x, bound), for a number or a tensor of numbers."""
+    return x.clamp(min=bound) if isinstance(x, Tensor) else max(x, bound)
+
+
+def expm1(x: float | Tensor) -> Any:
+    """exp(x) - 1 without cancellation near 0, for a number or a tensor of numbers."""
+    return x.expm1() if isinstance(x, Tensor) else math.expm1(x)

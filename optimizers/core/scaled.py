@@ -1,0 +1,68 @@
+"""Updates that wait for a number of their whole tensor: Cautious' scale, from a count over pieces and shards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .buckets import Bucket, Piece
+from .scalars import Namespace
+from .tensorlist import TensorList
+from .transforms import cautious_scale
+
+
+class Scaled:
+    """Pieces of one bucket whose update is known but for its scale, and the counts that decide the scale.
+
+    Until ``finish`` they hold one update's memory: of one tensor, or of a rank's shards where counts cross ranks.
+    """
+
+    def __init__(self, bucket: Bucket, h: Namespace) -> None:
+        self.bucket, self.h = bucket, h
+        self.kept: dict[int, Tensor] = {}
+        self._waiting: list[tuple[Any, Piece, Any, Any]] = []
+
+    def add(self, rule: Any, piece: Piece, numbers: Any) -> None:
+        """Take the first half of a piece's step."""
+        u, counts = rule.first(piece, numbers)
+        for row, count in zip(piece.rows, counts, strict=True):
+            self.kept[row] = self.kept[row] + count if row in self.kept else count
+        self._waiting.append((rule, piece, u, numbers))
+
+    def finish(self) -> None:
+        """Do the second half of all pieces."""
+        if not self._waiting:
+            return
+        rows = list(self.kept)
+        dtype = torch.float64 if self.bucket.rows[0][0].dtype == torch.float64 else torch.float32
+        scales = cautious_scale(
+            TensorList(self.kept.values()).to(dtype),
+            [self.bucket.params[row].numel() for row in rows],
+            self.h.cautious_scale,
+            self.h.cautious_floor,
+        )
+        scale = dict(zip(rows, scales, strict=True))
+        for rule, piece, u, numbers in self._waiting:
+            rule.second(piece, u, [scale[row] for row in piece.rows], numbers)
+        self.kept, self._waiting = {}, []
+
+
+def reduce_counts(everything: Sequence[Scaled]) -> None:
+    """Make the counts of sharded tensors those of the whole tensors: one all-reduce for all of them.
+
+    They are integers, so that the result does not depend on how many ranks there are.
+    """
+    by_sharding: dict[Any, list[Scaled]] = {}
+    for scaled in everything:
+        by_sharding.setdefault(scaled.bucket.sharding, []).append(scaled)
+    for (mesh, placements), group in by_sharding.items():
+        counts = torch.stack([count for scaled in group for count in scaled.kept.values()])
+        for dim, placement in enumerate(placements):
+            if not placement.is_replicate():
+                torch.distributed.all_reduce(counts, group=mesh.get_group(dim))
+        totals = iter(counts.unbind())
+        for scaled in group:
+            scaled.kept = {row: next(totals) for row in scaled.kept}

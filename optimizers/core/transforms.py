@@ -1,0 +1,31 @@
+"""Transforms T of an update direction, in the step θ ← θ − lr · (T(u) + λθ). Written once, for every elementwise optimizer.
+
+Each works on Tensors and TensorLists alike and may overwrite ``u``. Signs are compared through ``sign(g)``, whose products
+are exact: u·g itself underflows to 0, and would mask coordinates that agree.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def grams(u: Tensor, g: Tensor) -> Tensor:
+    """sign(g)·|u|: the size of the update, the sign of the gradient (Cao et al., 2024, arXiv:2412.17107)."""
+    return u.abs_().mul_(g.sign())
+
+
+def cautious(u: Tensor, g: Tensor) -> Tensor:
+    """u where u·g > 0, else 0 (Liang et al., 2024, arXiv:2411.16085). Exactly the kept coordinates are nonzero."""
+    sign = g.sign()
+    return u.mul_(sign).clamp_min_(0).mul_(sign)
+
+
+def cautious_scale(kept: Tensor, numel: float | Tensor, kind: str, floor: float) -> Tensor:
+    """What makes up for the masked coordinates of a tensor of d = ``numel`` elements, n = ``kept`` of which stay.
+
+    ``"floor"``: 1 / max(n/d, floor), the authors' code since January 2025 and timm; at most 1/floor.
+    ``"xi"``: d / (n + 1), the paper's equation 1; below 1 where a small tensor agrees everywhere.
+    """
+    if kind == "xi":
+        return (kept + 1).reciprocal_().mul_(numel)
+    return kept.div(numel).clamp_min_(floor).reciprocal_()

@@ -1,0 +1,201 @@
+"""Every optimizer by name, with what one wants to know before choosing it."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+import inspect
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .adam import Adam, AdamW
+from .ademamix import AdEMAMix
+from .amsgrad import AMSGrad
+from .cautious import CAdamW, CLion
+from .core import Optimizer
+from .diffgrad import DiffGrad
+from .grams import Grams
+from .groups import param_groups
+from .lion import Lion
+
+_ELEMENTWISE = ("cautious", "foreach", "fused", "maximize", "capturable", "complex", "dtensor", "bfloat16")
+
+
+@dataclass(frozen=True)
+class OptimizerInfo:
+    """What an optimizer is, where it comes from and what it costs."""
+
+    name: str
+    """The name ``create_optimizer`` takes."""
+    optimizer_class: type[Optimizer]
+    paper: str
+    """Title, authors and year."""
+    arxiv: str
+    """Identifier of the paper: https://arxiv.org/abs/<arxiv>."""
+    description: str
+    """What it does to the update."""
+    use_when: str
+    state_bytes: int
+    """State per float32 parameter at default options, in bytes; every tensor has 4 more for its step count."""
+    supports: tuple[str, ...] = _ELEMENTWISE
+    """Modes and kinds of parameters it works with."""
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The constructor's options with their defaults."""
+        parameters = inspect.signature(self.optimizer_class).parameters
+        return {name: p.default for name, p in parameters.items() if name != "params"}
+
+
+_ADAM = "Adam: A Method for Stochastic Optimization, Kingma & Ba, 2015"
+_CAUTIOUS = "Cautious Optimizers: Improving Training with One Line of Code, Liang et al., 2024"
+
+_REGISTRY = {
+    info.name: info
+    for info in (
+        OptimizerInfo(
+            "adam", Adam, _ADAM, "1412.6980", "mean of gradients over root of their mean square", "the baseline", 8
+        ),
+        OptimizerInfo(
+            "adamw",
+            AdamW,
+            "Decoupled Weight Decay Regularization, Loshchilov & Hutter, 2019",
+            "1711.05101",
+            "Adam with decoupled weight decay",
+            "the default choice for neural networks",
+            8,
+        ),
+        OptimizerInfo(
+            "amsgrad",
+            AMSGrad,
+            "On the Convergence of Adam and Beyond, Reddi, Kale & Kumar, 2018",
+            "1904.09237",
+            "Adam over the largest second moment so far",
+            "rare large gradients keep Adam from converging",
+            12,
+        ),
+        OptimizerInfo(
+            "ademamix",
+            AdEMAMix,
+            "The AdEMAMix Optimizer: Better, Faster, Older, Pagliardini, Ablin & Grangier, 2024",
+            "2409.03137",
+            "Adam plus a slow average over the last 10,000 gradients",
+            "long training runs, language models above all",
+            12,
+        ),
+        OptimizerInfo(
+            "grams",
+            Grams,
+            "Grams: Gradient Descent with Adaptive Momentum Scaling, Cao, Li & Song, 2024",
+            "2412.17107",
+            "size of Adam's update, sign of the gradient",
+            "noisy training with beta1 near 0.9",
+            8,
+        ),
+        OptimizerInfo(
+            "lion",
+            Lion,
+            "Symbolic Discovery of Optimization Algorithms, Chen et al., 2023",
+            "2302.06675",
+            "sign of an interpolated momentum",
+            "large batches; half of Adam's state",
+            4,
+        ),
+        OptimizerInfo(
+            "diffgrad",
+            DiffGrad,
+            "diffGrad: An Optimization Method for Convolutional Neural Networks, Dubey et al., 2020",
+            "1909.11015",
+            "Adam slowed down where the gradient barely changes",
+            "to reproduce the paper; elsewhere near Adam at half the lr",
+            12,
+        ),
+        OptimizerInfo(
+            "cadamw",
+            CAdamW,
+            _CAUTIOUS,
+            "2411.16085",
+            "AdamW without the coordinates that disagree with the gradient",
+            "wherever AdamW works, at AdamW's settings",
+            8,
+        ),
+        OptimizerInfo(
+            "clion",
+            CLion,
+            _CAUTIOUS,
+            "2411.16085",
+            "Lion without the coordinates that disagree with the gradient",
+            "wherever Lion works, at Lion's settings",
+            4,
+        ),
+    )
+}
+
+
+def list_optimizers(pattern: str = "*") -> list[str]:
+    """Names of the optimizers that match a glob pattern, sorted; upper and lower case are the same.
+
+    >>> list_optimizers("c*")
+    ['cadamw', 'clion']
+    """
+    return sorted(fnmatch.filter(_REGISTRY, pattern.lower()))
+
+
+def optimizer_info(name: str) -> OptimizerInfo:
+    """What is known of an optimizer; upper and lower case are the same.
+
+    Raises:
+        ValueError: there is none of that name; the message has the nearest.
+
+    >>> optimizer_info("AdEMAMix").state_bytes
+    12
+    """
+    info = _REGISTRY.get(name.lower())
+    if info is None:
+        near = difflib.get_close_matches(name.lower(), _REGISTRY, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else "there are " + ", ".join(_REGISTRY)
+        raise ValueError(f"no optimizer is called {name!r}; {hint}")
+    return info
+
+
+def create_optimizer(
+    name: str,
+    params_or_model: nn.Module | Iterable[Any],
+    lr: float | Tensor | None = None,
+    weight_decay: float | None = None,
+    **options: Any,
+) -> Optimizer:
+    """Make an optimizer by name.
+
+    Of a model it takes the trainable parameters, with their names, in two groups: matrices with weight decay, biases and
+    norms without (:func:`param_groups` has more to choose from). Parameters or groups are taken as they are.
+
+    Args:
+        name: one of :func:`list_optimizers`.
+        params_or_model: a model, or what the optimizer's constructor takes as ``params``.
+        lr: None (default) for the optimizer's own default.
+        weight_decay: None (default) for the optimizer's own default.
+        **options: options of that optimizer.
+
+    Raises:
+        ValueError: no optimizer of that name, or an option out of its range.
+        TypeError: an option it does not have, with the nearest one it has.
+
+    >>> optimizer = create_optimizer("ademamix", nn.Linear(3, 2), lr=3e-4, weight_decay=0.1, alpha=8.0)
+    >>> [(group["param_names"], group["weight_decay"]) for group in optimizer.param_groups]
+    [(['weight'], 0.1), (['bias'], 0.0)]
+    """
+    info = optimizer_info(name)
+    if lr is not None:
+        options["lr"] = lr
+    if weight_decay is not None:
+        options["weight_decay"] = weight_decay
+    params: Any = params_or_model
+    if isinstance(params_or_model, nn.Module):
+        params = param_groups(params_or_model, info.defaults["weight_decay"] if weight_decay is None else weight_decay)
+    factory: Any = info.optimizer_class
+    optimizer: Optimizer = factory(params, **options)
+    return optimizer
