@@ -69,6 +69,7 @@ class Adam(Optimizer):
     def scalars(self, h: Any) -> None:
         h.bias1 = 1 - h.beta1**h.step
         h.bias2 = 1 - h.beta2**h.step
+        h.root_bias2 = h.bias2**0.5
 
     @staticmethod
     def update(p: Any, g: Any, s: Any, h: Any) -> Any:
@@ -76,13 +77,13 @@ class Adam(Optimizer):
         v = s.exp_avg_sq.mul_(h.beta2).addcmul_(g, g, value=1 - h.beta2)  # v ← β2 v + (1-β2) g²
         if h.amsgrad == "paper":
             return m / s.max_exp_avg_sq.clamp_min_(v).sqrt().add_(h.eps)
+        # m̂ / (√v̂ + eps) with both sides of the fraction times 1-β1^t: a pass less than correcting m and v
         if h.amsgrad == "debiased":
-            root = s.max_exp_avg_sq.clamp_min_(v / h.bias2).sqrt()
-        elif h.amsgrad:
-            root = (s.max_exp_avg_sq.clamp_min_(v) / h.bias2).sqrt_()
+            root = s.max_exp_avg_sq.clamp_min_(v / h.bias2).sqrt().mul_(h.bias1)
         else:
-            root = (v / h.bias2).sqrt_()
-        return (m / h.bias1).div_(root.add_(h.eps))
+            v = s.max_exp_avg_sq.clamp_min_(v) if h.amsgrad else v
+            root = v.sqrt().mul_(h.bias1 / h.root_bias2)
+        return m / root.add_(h.eps * h.bias1)
 
     def buffer_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return (*self.buffers, "max_exp_avg_sq") if group["amsgrad"] else self.buffers

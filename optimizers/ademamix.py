@@ -92,8 +92,8 @@ class AdEMAMix(Optimizer):
 
     def scalars(self, h: Any) -> None:
         t = maximum(h.step - h.schedule_start, 0)
-        h.bias1 = 1 - h.beta1**h.step
-        h.bias2 = 1 - h.beta2**h.step
+        h.correction1 = 1 / (1 - h.beta1**h.step)
+        h.correction2 = (1 - h.beta2**h.step) ** -0.5
         h.fast = h.beta1 > 0
         h.slow_weight = 1 - h.beta3
         if h.beta3_warmup:
@@ -105,10 +105,10 @@ class AdEMAMix(Optimizer):
 
     @staticmethod
     def update(p: Any, g: Any, s: Any, h: Any) -> Any:
-        m1 = s.exp_avg.lerp_(g, 1 - h.beta1) / h.bias1 if h.fast else g  # m1 ← β1 m1 + (1-β1) g, bias-corrected
+        m1 = s.exp_avg.lerp_(g, 1 - h.beta1) if h.fast else g  # m1 ← β1 m1 + (1-β1) g
         m2 = s.exp_avg_slow.lerp_(g, h.slow_weight)  # m2 ← β3 m2 + (1-β3) g, never bias-corrected
         v = s.exp_avg_sq.mul_(h.beta2).addcmul_(g, g, value=1 - h.beta2)  # v ← β2 v + (1-β2) g²
-        return (m2 * h.alpha).add_(m1).div_((v / h.bias2).sqrt_().add_(h.eps))
+        return (m2 * h.alpha).add_(m1, alpha=h.correction1).div_(v.sqrt().mul_(h.correction2).add_(h.eps))
 
     def buffer_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return self.buffers if group["betas"][0] > 0 else self.buffers[1:]
@@ -122,7 +122,7 @@ class AdEMAMix(Optimizer):
                 f"AdEMAMix: beta3_warmup={warmup} raises beta3 from beta1, so betas[2] must be positive and at least betas[0], "
                 f"got betas={group['betas']}; raise betas[2] or leave beta3_warmup=None"
             )
-        if warmup * (1 - beta3) < 2:
+        if warmup < 2 / (1 - beta3) - 1e-6:
             warnings.warn(
                 f"AdEMAMix: beta3_warmup={warmup} is short for beta3={beta3}: early gradients will dominate the slow average "
                 f"and may throw the parameters off. Take at least 2/(1-beta3) = {2 / (1 - beta3):.0f} steps, a smaller beta3 "

@@ -66,8 +66,8 @@ class DiffGrad(Adam):
 
     @staticmethod
     def update(p: Any, g: Any, s: Any, h: Any) -> Any:
-        # sigmoid(x) = (1 + tanh(x/2)) / 2. torch's sigmoid rounds the ends of a tensor otherwise than its middle on CPU,
-        # and would make the result depend on how tensors are cut into pieces.
-        xi = (s.previous_grad - g).abs_().mul_(0.5).tanh_().add_(1).mul_(0.5)
+        # ξ = 1/(1 + e^-|Δg|). torch's sigmoid rounds the ends of a tensor differently from its middle on CPU, which would make
+        # the result depend on how tensors are cut into pieces; its exp does not.
+        slowdown = (s.previous_grad - g).abs_().neg_().exp_().add_(1)
         s.previous_grad.copy_(g)
-        return Adam.update(p, g, s, h).mul_(xi)
+        return Adam.update(p, g, s, h).div_(slowdown)

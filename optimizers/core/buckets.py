@@ -40,7 +40,8 @@ class Bucket:
     def add(self, param: Tensor, grad: Tensor, state: Mapping[str, Any]) -> None:
         self.params.append(param)
         self.steps.append(state["step"])
-        self.rows.append(local(param, grad, *[state[name] for name in self.buffers]))
+        operands = (param, grad, *[state[name] for name in self.buffers])
+        self.rows.append(local(operands) if self.sharding or param.is_complex() else operands)
 
     def step(self) -> float | Tensor:
         """The number of this step, from 1: a float, or a vector with every parameter's."""
@@ -69,16 +70,14 @@ def sharding(param: Any) -> tuple[Any, ...] | None:
     return (param.device_mesh, param.placements) if is_dtensor(param) else None
 
 
-def local(param: Any, grad: Any, *buffers: Any) -> tuple[Tensor, ...]:
-    """The operands of an elementwise update as plain tensors: shards of DTensors, complex numbers as pairs of reals."""
-    tensors = [param, grad, *buffers]
+def local(operands: Sequence[Any]) -> tuple[Tensor, ...]:
+    """A parameter, its gradient and its buffers as plain real tensors: shards of DTensors, pairs for complex numbers."""
+    param, grad, *buffers = operands
     if is_dtensor(param):
-        if is_dtensor(grad) and grad.placements != param.placements:
-            tensors[1] = grad.redistribute(param.device_mesh, param.placements)
-        tensors = [t.to_local() if is_dtensor(t) else t for t in tensors]
-    if param.is_complex():
-        tensors = [torch.view_as_real(t) for t in tensors]
-    return tuple(tensors)
+        if grad.placements != param.placements:
+            grad = grad.redistribute(param.device_mesh, param.placements)
+        operands = [t.to_local() for t in (param, grad, *buffers)]
+    return tuple(torch.view_as_real(t) if t.is_complex() else t for t in operands)
 
 
 def pieces(bucket: Bucket, rows: Sequence[int], size: float, pack: bool, wrap: bool) -> Iterator[Piece]:
@@ -111,12 +110,16 @@ def pieces(bucket: Bucket, rows: Sequence[int], size: float, pack: bool, wrap: b
 
 
 def flat_pieces(bucket: Bucket, smallest: int) -> Iterator[Piece]:
-    """Every tensor of at least ``smallest`` elements as one piece of one dimension, where its memory allows it."""
+    """Every tensor of at least ``smallest`` elements as one piece of one dimension, where its memory allows it.
+
+    The operands are ``.data`` of views: a view knows its base, and torch.compile would make a graph for every number of
+    dimensions a base can have. Whoever writes to ``p`` tells autograd of it.
+    """
     make = _maker(bucket.buffers, wrap=False)
     for i, row in enumerate(bucket.rows):
         flat = flattened(row) if row[0].numel() >= smallest else None
         if flat is not None:
-            yield make([i], [tuple(flat)], True)
+            yield make([i], [tuple(t.data for t in flat)], True)
 
 
 def _maker(names: tuple[str, ...], wrap: bool) -> Callable[[Sequence[int], list[tuple[Tensor, ...]], bool], Piece]:

@@ -32,32 +32,34 @@ class Fused:
                 setattr(h, name, value)
             return h
 
-        def first(p: Tensor, g: Tensor, state: list[Tensor], row: Tensor) -> Tensor:
+        def direct(p: Tensor, g: Tensor, state: list[Tensor], h: Namespace) -> TensorList:
             s = namespace(buffers, [TensorList([buffer]) for buffer in state])
-            u: TensorList = direction(update, TensorList([p]), TensorList([g]), s, hyper(row))
-            return u.tensors[0]
-
-        def first_and_count(p: Tensor, g: Tensor, state: list[Tensor], row: Tensor) -> tuple[Tensor, Tensor]:
-            u = first(p, g, state, row)
-            return u, u.count_nonzero()
-
-        def second(p: Tensor, u: Tensor, scale: Tensor | None, row: Tensor) -> None:
-            descend(TensorList([p]), TensorList([u]), None if scale is None else TensorList([scale]), hyper(row))
+            u: TensorList = direction(update, TensorList([p]), TensorList([g]), s, h)
+            return u
 
         def whole(p: Tensor, g: Tensor, state: list[Tensor], row: Tensor) -> None:
-            second(p, first(p, g, state, row), None, row)
+            h = hyper(row)
+            descend(TensorList([p]), direct(p, g, state, h), None, h)
 
-        self._whole, self._first, self._second = _compiled(whole), _compiled(first_and_count), _compiled(second)
+        def scaled(p: Tensor, g: Tensor, state: list[Tensor], row: Tensor, scale: Tensor) -> None:
+            h = hyper(row)
+            descend(TensorList([p]), direct(p, g, state, h), TensorList([scale]), h)
+
+        def count(p: Tensor, g: Tensor, state: list[Tensor], row: Tensor) -> Tensor:
+            return direct(p, g, [buffer.clone() for buffer in state], hyper(row)).tensors[0].count_nonzero()
+
+        self._whole, self._scaled, self._count = _compiled(whole), _compiled(scaled), _compiled(count)
 
     def whole(self, piece: Piece, h: Tensor) -> None:
+        """A step without a scale."""
         self._whole(piece.p, piece.g, list(vars(piece.s).values()), h)
 
-    def first(self, piece: Piece, h: Tensor) -> tuple[Tensor, list[Tensor]]:
-        u, kept = self._first(piece.p, piece.g, list(vars(piece.s).values()), h)
-        return u, [kept]
+    def first(self, piece: Piece, h: Tensor) -> tuple[None, list[Tensor]]:
+        """Only the count. The update is cheaper to compute again, while memory is read anyway, than to store."""
+        return None, [self._count(piece.p, piece.g, list(vars(piece.s).values()), h)]
 
-    def second(self, piece: Piece, u: Tensor, scale: list[Tensor], h: Tensor) -> None:
-        self._second(piece.p, u, scale[0], h)
+    def second(self, piece: Piece, u: None, scale: list[Tensor], h: Tensor) -> None:
+        self._scaled(piece.p, piece.g, list(vars(piece.s).values()), h, scale[0])
 
 
 fused_rule = lru_cache(maxsize=None)(Fused)
@@ -65,7 +67,15 @@ fused_rule = lru_cache(maxsize=None)(Fused)
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    compiled = torch.compile(function, fullgraph=True, dynamic=True, recompile_limit=64, isolate_recompiles=True)
+    """``function``, one graph for all shapes. Only its tensors are checked at a call: nothing else it sees ever changes."""
+    compiled = torch.compile(
+        function,
+        fullgraph=True,
+        dynamic=True,
+        recompile_limit=64,
+        isolate_recompiles=True,
+        options={"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe},
+    )
 
     def call(*args: Any) -> Any:
         try:

@@ -146,19 +146,20 @@ class Optimizer(torch.optim.Optimizer):
             if piece.complete and not bucket.sharding:
                 scaled.finish()
 
-        if group["fused"] and not torch.compiler.is_compiling():
+        compiling = torch.compiler.is_compiling()
+        if group["fused"] and not compiling:
             numbers, flags = split(h)
-            compiled = fused_rule(self.update, bucket.buffers, tuple(numbers), tuple(flags.items()))
-            rows = table(numbers, len(bucket.rows), device)
-            done = set()
-            for piece in flat_pieces(bucket, SMALLEST):
-                run(compiled, piece, rows[piece.rows[0]])
-                done.update(piece.rows)
-            rest = [i for i in rest if i not in done]
+            fused = fused_rule(self.update, bucket.buffers, tuple(numbers), tuple(flags.items()))
+            hs = table(numbers, len(bucket.rows), device)
+            big = {piece.rows[0]: piece for piece in flat_pieces(bucket, SMALLEST)}
+            for row, piece in big.items():
+                run(fused, piece, hs[row])
+            rest = [row for row in rest if row not in big]
+            torch.autograd.graph.increment_version([bucket.params[row] for row in big])
 
         eager = rule.Eager(self.update)
         on_tensors = any(isinstance(value, Tensor) for value in vars(h).values())
-        pack = group["foreach"] is not False and not torch.compiler.is_compiling()
+        pack = group["foreach"] is not False and not compiling
         for piece in pieces(bucket, rest, default_piece(device), pack, wrap=on_tensors):
             run(eager, piece, wrapped(h, piece.rows) if on_tensors else h)
 
@@ -167,31 +168,32 @@ class Optimizer(torch.optim.Optimizer):
 
     def _buckets(self) -> Iterable[Bucket]:
         """Count this step and sort the parameters that have a gradient into buckets."""
-        for group in self.param_groups:
-            for i, p in enumerate(group["params"]):
-                if p.grad is not None and p.grad.layout is not torch.strided:
-                    raise RuntimeError(
-                        f"{type(self).__name__} takes dense gradients only; that of {describe(group, i)} is "
-                        f"{p.grad.layout}. Make the layer with sparse=False, or give it to torch.optim.SparseAdam"
-                    )
         work = []
         for group in self.param_groups:
             names = self.buffer_names(group)
-            for p in group["params"]:
-                if p.grad is not None:
-                    work.append((group, names, p, self._complete_state(p, group, names)))
+            for i, p in enumerate(group["params"]):
+                g = p.grad
+                if g is None:
+                    continue
+                if g.layout is not torch.strided:
+                    raise RuntimeError(
+                        f"{type(self).__name__} takes dense gradients only; that of {describe(group, i)} is {g.layout}. "
+                        "Make the layer with sparse=False, or give it to torch.optim.SparseAdam"
+                    )
+                work.append((group, names, p, g))
+        states = [self._complete_state(p, group, names) for group, names, p, _ in work]
         on_device = torch.compiler.is_compiling()
-        host = [state["step"] for group, _, _, state in work if not (on_device or group["capturable"])]
+        host = [s["step"] for s, (group, *_) in zip(states, work, strict=True) if not (on_device or group["capturable"])]
         if host:
             torch._foreach_add_(host, _ONE)
         counts = iter(torch.stack(host).tolist() if host else ())
         buckets: dict[Any, Bucket] = {}
-        for group, names, p, state in work:
+        for state, (group, names, p, g) in zip(states, work, strict=True):
             count = None if on_device or group["capturable"] else next(counts)
             key = (id(group), p.device, p.dtype, sharding(p), count)
             if key not in buckets:
                 buckets[key] = Bucket(group, names, sharding(p), count)
-            buckets[key].add(p, p.grad, state)
+            buckets[key].add(p, g, state)
         for bucket in buckets.values():
             if bucket.count is None:
                 torch._foreach_add_(bucket.steps, 1)

@@ -37,7 +37,7 @@ def descend(p: Any, u: Any, scale: Any, h: Namespace) -> None:
     if h.decays and h.decoupled_weight_decay:
         theta.mul_(1 - h.lr * h.weight_decay)
     if scale is not None:
-        u = u.mul_(scale)
+        u.mul_(scale)
     theta.sub_(u, alpha=h.lr)
     if theta is not p:
         p.copy_(theta)

@@ -1,0 +1,153 @@
+"""Time of one optimizer step, in multiples of the memory-traffic floor, against torch in the same run.
+
+    python benchmarks/step_time.py [--json FILE] [--rounds 9] [--only adamw,lion] [--device cuda] [--small]
+
+F is torch.optim.AdamW(fused=True) on the same tensors, which moves 7 floats per parameter: read p, g, m, v, write p, m, v. An
+optimizer that must move n floats has the floor n/7 F. Every case steps once per round, rounds are interleaved, and the
+median over the rounds counts: on a shared machine only ratios within one run mean anything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from optzoo.optimizers import create_optimizer, list_optimizers
+
+FLOATS = {"adam": 7, "adamw": 7, "grams": 7, "lion": 5, "amsgrad": 9, "ademamix": 9, "diffgrad": 9}
+"""Floats per parameter a step reads and writes at least."""
+CAUTIOUS_EXTRA = 3
+"""A second pass that reads the update and the parameter and writes the parameter, once the scale is known."""
+
+
+def gpt_shapes(vocabulary: int = 20_000, width: int = 768, layers: int = 6, context: int = 1024) -> list[tuple[int, ...]]:
+    """Parameter shapes of a GPT-2-like model; by default 58.7 M parameters in 76 tensors."""
+    norm = [(width,), (width,)]
+    attention = [(3 * width, width), (3 * width,), (width, width), (width,)]
+    feedforward = [(4 * width, width), (4 * width,), (width, 4 * width), (width,)]
+    return [(vocabulary, width), (context, width), *(norm + attention + norm + feedforward) * layers, *norm]
+
+
+SMALL_SHAPES = [(64, 64)] * 200
+
+
+def parameters(shapes: Sequence[tuple[int, ...]], device: str) -> list[Tensor]:
+    """Parameters with gradients, the same for every optimizer."""
+    generator = torch.Generator().manual_seed(0)
+    result = []
+    for shape in shapes:
+        p = torch.nn.Parameter((torch.randn(shape, generator=generator) * 0.02).to(device))
+        p.grad = (torch.randn(shape, generator=generator) * 0.01).to(device)
+        result.append(p)
+    return result
+
+
+def cases(only: Sequence[str], torch_names: bool = True) -> dict[str, tuple[Callable[[list[Tensor]], Any], float]]:
+    """Name, how to make the optimizer, and the floats of its floor."""
+    result: dict[str, tuple[Callable[[list[Tensor]], Any], float]] = {
+        "torch AdamW fused": (lambda p: torch.optim.AdamW(p, fused=True), 7),
+        "torch AdamW foreach": (lambda p: torch.optim.AdamW(p, foreach=True), 7),
+        "torch AdamW loop": (lambda p: torch.optim.AdamW(p, foreach=False), 7),
+    }
+    for name in only:
+        base = {"cadamw": "adamw", "clion": "lion"}.get(name, name)
+        floats = FLOATS[base] + (CAUTIOUS_EXTRA if base != name else 0)
+        for mode, options in {"default": {}, "fused": {"fused": True}}.items():
+            result[f"{name} {mode}"] = (lambda p, n=name, o=options: create_optimizer(n, p, **o), floats)
+    return result
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(
+    shapes: Sequence[tuple[int, ...]],
+    make: dict[str, tuple[Callable[[list[Tensor]], Any], float]],
+    device: str,
+    rounds: int,
+) -> list[dict[str, Any]]:
+    """Seconds per step of every case: one set of parameters for all, a state of its own for each."""
+    params = parameters(shapes, device)
+    optimizers = {name: factory(params) for name, (factory, _) in make.items()}
+    for optimizer in optimizers.values():
+        for _ in range(3):
+            optimizer.step()
+    seconds: dict[str, list[float]] = {name: [] for name in optimizers}
+    for _ in range(rounds):
+        for name, optimizer in optimizers.items():
+            synchronize(device)
+            start = time.perf_counter()
+            optimizer.step()
+            synchronize(device)
+            seconds[name].append(time.perf_counter() - start)
+    unit = statistics.median(seconds["torch AdamW fused"])
+    rows = []
+    for name, times in seconds.items():
+        quartiles = statistics.quantiles(times, n=4)
+        floats = make[name][1]
+        rows.append(
+            {
+                "case": name,
+                "milliseconds": statistics.median(times) * 1e3,
+                "times_F": statistics.median(times) / unit,
+                "floor_F": floats / 7,
+                "times_floor": statistics.median(times) / (unit * floats / 7),
+                "spread": (quartiles[2] - quartiles[0]) / statistics.median(times),
+            }
+        )
+    return rows
+
+
+def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
+    print(f"\n{title}\n{'case':24}{'ms':>9}{'x F':>8}{'floor':>8}{'x floor':>9}{'spread':>8}")
+    for row in rows:
+        print(
+            f"{row['case']:24}{row['milliseconds']:9.2f}{row['times_F']:8.2f}{row['floor_F']:8.2f}"
+            f"{row['times_floor']:9.2f}{row['spread']:8.0%}"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="also write everything here")
+    parser.add_argument("--rounds", type=int, default=9, help="steps per case that count (default 9)")
+    parser.add_argument("--only", default=",".join(list_optimizers()), help="optimizers, comma-separated")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    arguments = parser.parse_args()
+    only = arguments.only.split(",")
+    shapes = gpt_shapes()
+    models = {
+        f"{sum(torch.Size(s).numel() for s in shapes) / 1e6:.1f} M parameters in {len(shapes)} tensors": shapes,
+        "200 tensors of 64 x 64": SMALL_SHAPES,
+    }
+    results = {}
+    for title, model in models.items():
+        results[title] = measure(model, cases(only), arguments.device, arguments.rounds)
+        show(title, results[title])
+    if arguments.json:
+        machine = torch.cuda.get_device_name() if arguments.device == "cuda" else platform.processor() or platform.machine()
+        record = {
+            "date": date.today().isoformat(),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "machine": machine,
+            "threads": torch.get_num_threads(),
+            "results": results,
+        }
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""What a user can get wrong, said in one sentence that names the way out."""
+
+import difflib
+import importlib.util
+from collections.abc import Iterable
+
+
+class UsageError(ValueError):
+    """A request that cannot be run as asked; the command prints the message and exits with status 2."""
+
+
+def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UsageError:
+    """The error for a name that is not one of `valid`: it offers the nearest one, or all if none is near."""
+    valid = sorted(valid)
+    by_lower_case = {candidate.lower(): candidate for candidate in valid}
+    nearest = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    hint = f"did you mean {by_lower_case[nearest[0]]!r}?" if nearest else f"valid names: {', '.join(valid)}"
+    return UsageError(f"unknown {kind} {name!r}; {hint}")
+
+
+def require(module: str, package: str) -> None:
+    """Check, without paying for the import, that an optional dependency is installed."""
+    if importlib.util.find_spec(module) is None:
+        raise UsageError(f'{package} is not installed; run: pip install "optzoo[compare]"')

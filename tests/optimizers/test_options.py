@@ -1,0 +1,111 @@
+"""Every constructor argument changes the trajectory, per group where groups differ."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+from support.problems import gradients, tensors, trajectory
+from torch import Tensor
+
+from optzoo.optimizers import create_optimizer, list_optimizers, optimizer_info
+
+SHAPES = [(4, 5), (6,)]
+
+MODES = {"foreach", "fused", "capturable"}
+"""Arguments that choose how a step runs; test_modes.py and test_reference_match.py show that they do and give equal numbers."""
+
+CHANGES: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
+    "lr": (0.02, {}),
+    "betas": (None, {}),
+    "eps": (0.1, {}),
+    "weight_decay": (0.3, {}),
+    "decoupled_weight_decay": (True, {"weight_decay": 0.3}),
+    "amsgrad": (True, {"betas": (0.9, 0.3)}),
+    "variant": ("debiased", {}),
+    "alpha": (2.0, {}),
+    "alpha_warmup": (30, {}),
+    "beta3_warmup": (30_000, {}),
+    "schedule_start": (3, {"alpha_warmup": 30}),
+    "maximize": (True, {}),
+    "cautious": (None, {}),
+    "cautious_scale": ("xi", {"cautious": True}),
+    "cautious_floor": (0.9, {"cautious": True}),
+    "grams": (None, {}),
+}
+"""Argument: another value than the default (None: the test makes one of the default) and what else must be set."""
+
+
+def arguments() -> list[tuple[str, str]]:
+    return [
+        (name, argument)
+        for name in list_optimizers()
+        for argument in inspect.signature(optimizer_info(name).optimizer_class).parameters
+        if argument != "params" and argument not in MODES
+    ]
+
+
+def walk(name: str, **options: Any) -> list[Tensor]:
+    params = [torch.nn.Parameter(t) for t in tensors(SHAPES)]
+    return trajectory(create_optimizer(name, params, **options), params, gradients(8, SHAPES))[-1]
+
+
+@pytest.mark.parametrize(("name", "argument"), arguments())
+def test_argument_changes_the_trajectory(name: str, argument: str) -> None:
+    value, context = CHANGES[argument]
+    default = optimizer_info(name).defaults[argument]
+    if argument == "betas":
+        variants = [tuple(0.7 if i == k else b for i, b in enumerate(default)) for k in range(len(default))]
+    else:
+        variants = [not default if value is None else value]
+    base = walk(name, **context)
+    for variant in variants:
+        changed = walk(name, **{**context, argument: variant})
+        assert not torch.equal(base[0], changed[0]), f"{argument}={variant} changes nothing"
+
+
+@pytest.mark.parametrize("name", list_optimizers())
+def test_options_differ_between_groups(name: str) -> None:
+    """Two groups with different options move as two optimizers would."""
+    grads = gradients(6, SHAPES)
+    options = [{"cautious": True, "lr": 0.1}, {"weight_decay": 0.2, "maximize": True}]
+    together = [torch.nn.Parameter(t) for t in tensors(SHAPES)]
+    groups = [{"params": [p], **o} for p, o in zip(together, options, strict=True)]
+    trajectory(create_optimizer(name, groups), together, grads)
+    for i, option in enumerate(options):
+        alone = torch.nn.Parameter(tensors(SHAPES)[i])
+        trajectory(create_optimizer(name, [alone], **option), [alone], [[row[i]] for row in grads])
+        assert torch.equal(alone, together[i])
+
+
+@pytest.mark.parametrize("name", list_optimizers())
+def test_state_bytes_are_those_of_the_registry(name: str) -> None:
+    p = torch.nn.Parameter(torch.zeros(100))
+    opt = create_optimizer(name, [p])
+    opt.init_state()
+    bytes_of = {key: value.numel() * value.element_size() for key, value in opt.state[p].items()}
+    assert bytes_of.pop("step") == 4
+    assert sum(bytes_of.values()) == 100 * optimizer_info(name).state_bytes
+
+
+def test_ademamix_without_beta1_keeps_no_fast_average() -> None:
+    p = torch.nn.Parameter(torch.zeros(100))
+    opt = create_optimizer("ademamix", [p], betas=(0.0, 0.999, 0.9999))
+    opt.init_state()
+    assert sorted(opt.state[p]) == ["exp_avg_slow", "exp_avg_sq", "step"]
+
+
+@pytest.mark.parametrize("name", list_optimizers())
+def test_zero_lr_and_zero_gradient_move_nothing(name: str) -> None:
+    """What torch.distributed.checkpoint does to a fresh optimizer; weight decay must not act either."""
+    for options in ({}, {"cautious": True}, {"cautious": True, "cautious_scale": "xi"}, {"grams": True}):
+        p = torch.nn.Parameter(tensors([(50,)], torch.float32)[0])
+        before = p.detach().clone()
+        opt = create_optimizer(name, [p], lr=0.0, weight_decay=0.5, **options)
+        p.grad = torch.zeros_like(p)
+        opt.step()
+        assert torch.equal(p, before)
+        assert all(value.isfinite().all() for value in opt.state[p].values())
