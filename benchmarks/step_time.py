@@ -2,9 +2,9 @@
 
     python benchmarks/step_time.py [--json FILE] [--rounds 9] [--only adamw,lion] [--device cuda] [--small]
 
-F is torch.optim.AdamW(fused=True) on the same tensors, which moves 7 floats per parameter: read p, g, m, v, write p, m, v. An
-optimizer that must move n floats has the floor n/7 F. Every case steps once per round, rounds are interleaved, and the
-median over the rounds counts: on a shared machine only ratios within one run mean anything.
+F is torch.optim.AdamW(fused=True) on the same tensors, which moves 7 floats per parameter: read p, g, m, v, write p,
+m, v. An optimizer that must move n floats has the floor n/7 F. Every case steps once per round, rounds are
+interleaved, and the median over the rounds counts: on a shared machine only ratios within one run mean anything.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ CAUTIOUS_EXTRA = 3
 """A second pass that reads the update and the parameter and writes the parameter, once the scale is known."""
 
 
-def gpt_shapes(vocabulary: int = 20_000, width: int = 768, layers: int = 6, context: int = 1024) -> list[tuple[int, ...]]:
+def gpt_shapes(
+    vocabulary: int = 20_000, width: int = 768, layers: int = 6, context: int = 1024
+) -> list[tuple[int, ...]]:
     """Parameter shapes of a GPT-2-like model; by default 58.7 M parameters in 76 tensors."""
     norm = [(width,), (width,)]
     attention = [(3 * width, width), (3 * width,), (width, width), (width,)]
@@ -137,7 +139,9 @@ def main() -> None:
         results[title] = measure(model, cases(only), arguments.device, arguments.rounds)
         show(title, results[title])
     if arguments.json:
-        machine = torch.cuda.get_device_name() if arguments.device == "cuda" else platform.processor() or platform.machine()
+        machine = (
+            torch.cuda.get_device_name() if arguments.device == "cuda" else platform.processor() or platform.machine()
+        )
         record = {
             "date": date.today().isoformat(),
             "torch": torch.__version__,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
 from .core import Optimizer, Options
-from .core.options import one_of
+from .core.options import betas, one_of
 
 
 class Adam(Optimizer):
@@ -33,7 +33,8 @@ class Adam(Optimizer):
         betas: decay of the gradient's mean and of its square per step, in [0, 1). Default (0.9, 0.999), the paper's.
         eps: added to the denominator, >= 0. Default 1e-8, the paper's. With 0, a coordinate without gradient is 0/0.
         weight_decay: λ >= 0. Default 0.
-        amsgrad: False (default); True or ``"torch"``, ``"paper"``, ``"debiased"``: keep the largest v, see :class:`AMSGrad`.
+        amsgrad: False (default); True or ``"torch"``, ``"paper"``, ``"debiased"``: keep the largest v, see
+            :class:`AMSGrad`.
         decoupled_weight_decay: False (default): g ← g + λθ, the L2 penalty; True: θ ← (1 - lr λ) θ, as AdamW.
         **options: shared by all optimizers, see :class:`optzoo.optimizers.Options`.
 
@@ -41,15 +42,16 @@ class Adam(Optimizer):
         ValueError: an option out of its range, named with its value.
         TypeError: an unknown option, with the nearest one there is.
 
+    >>> import torch
     >>> model = torch.nn.Linear(2, 1)
     >>> optimizer = Adam(model.parameters(), lr=1e-3)
     >>> model(torch.ones(1, 2)).sum().backward()
     >>> optimizer.step()
     """
 
-    buffers = ("exp_avg", "exp_avg_sq")
+    buffers: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
     recoverable = frozenset({"max_exp_avg_sq"})
-    rules = {"amsgrad": one_of(False, True, "torch", "paper", "debiased")}
+    rules = {"betas": betas(2), "amsgrad": one_of(False, True, "torch", "paper", "debiased")}
 
     def __init__(
         self,
@@ -92,7 +94,7 @@ class Adam(Optimizer):
         """As the base, but the maximum starts from the present v: amsgrad may be switched on in a run."""
         if name != "max_exp_avg_sq":
             return super().new_buffer(name, param, state, group)
-        largest = state["exp_avg_sq"].clone()
+        largest: Tensor = state["exp_avg_sq"].clone()
         if group["amsgrad"] == "debiased":  # at step 0, v is 0 and needs no correction
             largest /= 1 - group["betas"][1] ** state["step"].to(largest.device, torch.float64).clamp(min=1)
         return largest
@@ -101,13 +103,13 @@ class Adam(Optimizer):
         ours, theirs = (options.get("amsgrad", False) for options in (group, saved))
         if ours and theirs and {True: "torch"}.get(ours, ours) != {True: "torch"}.get(theirs, theirs):
             raise ValueError(
-                f"the checkpoint's maxima are of amsgrad={theirs!r}, those of {type(self).__name__} here of {ours!r}, and do not "
-                "mix; use the same variant"
+                f"the checkpoint's maxima are of amsgrad={theirs!r}, {type(self).__name__}'s here of {ours!r}; they do "
+                "not mix, use the same variant"
             )
 
 
 class AdamW(Adam):
-    """Adam with decoupled weight decay: Decoupled Weight Decay Regularization (Loshchilov & Hutter, 2019, arXiv:1711.05101).
+    """AdamW: Decoupled Weight Decay Regularization (Loshchilov & Hutter, 2019, arXiv:1711.05101).
 
         θ ← (1 - lr λ) θ - lr · m̂ / (√v̂ + eps)      m̂, v̂ as in :class:`Adam`
 
@@ -131,6 +133,7 @@ class AdamW(Adam):
         ValueError: an option out of its range, named with its value.
         TypeError: an unknown option, with the nearest one there is.
 
+    >>> import torch
     >>> model = torch.nn.Linear(2, 1)
     >>> optimizer = AdamW(model.parameters(), lr=1e-3, weight_decay=0.1)
     >>> model(torch.ones(1, 2)).sum().backward()

@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
@@ -29,15 +28,17 @@ class AdEMAMix(Optimizer):
     linearly from β1's to β3's. With α = 0 this is AdamW. β1 = 0 keeps no m1 (m̂1 = g).
 
     When: long training with AdamW, of language models above all, at a lower lr or with gradients clipped to 0.1-1: a
-    persistent gradient moves up to (1+α) lr per step. Warm-ups as long as the run, as the authors do, or none; never short
+    persistent gradient moves up to (1+α) lr per step. Warm-ups as long as the run, as the authors do, or none; never
+    short
     ones: while β3(t) rises, early gradients fade only like t^-κ, κ = T_β3 (1-β3), and below κ = 2 they can throw the
-    parameters far off, which a warning says. In a short run take β3 = 0.999. Rows of an embedding that lose their gradient
-    drift for 1/(1-β3) steps; ``cautious=True`` stops that.
+    parameters far off, which a warning says. In a short run take β3 = 0.999. Rows of an embedding that lose their
+    gradient drift for 1/(1-β3) steps; ``cautious=True`` stops that.
 
-    A run that comes from AdamW takes its moments along, see :func:`optzoo.optimizers.adopt`; the warm-ups then count from
-    ``schedule_start``.
+    A run that comes from AdamW takes its moments along, see :func:`optzoo.optimizers.adopt`; the warm-ups then count
+    from ``schedule_start``.
 
-    State: 12 bytes per parameter (``exp_avg``, ``exp_avg_slow``, ``exp_avg_sq``), 8 with β1 = 0, and 4 per tensor (``step``).
+    State: 12 bytes per parameter (``exp_avg``, ``exp_avg_slow``, ``exp_avg_sq``), 8 with β1 = 0, and 4 per tensor
+        (``step``).
 
     Args:
         params: tensors, (name, tensor) pairs or group dicts, as in torch.optim.
@@ -55,6 +56,7 @@ class AdEMAMix(Optimizer):
         ValueError: an option out of its range, named with its value; a β3 warm-up to a β3 below β1.
         TypeError: an unknown option, with the nearest one there is.
 
+    >>> import torch
     >>> model = torch.nn.Linear(2, 1)
     >>> optimizer = AdEMAMix(model.parameters(), lr=3e-4, beta3_warmup=100_000, alpha_warmup=100_000)
     >>> model(torch.ones(1, 2)).sum().backward()
@@ -119,14 +121,14 @@ class AdEMAMix(Optimizer):
             return
         if beta3 < beta1 or beta3 == 0:
             raise ValueError(
-                f"AdEMAMix: beta3_warmup={warmup} raises beta3 from beta1, so betas[2] must be positive and at least betas[0], "
-                f"got betas={group['betas']}; raise betas[2] or leave beta3_warmup=None"
+                f"AdEMAMix: beta3_warmup={warmup} raises beta3 from beta1, so betas[2] must be positive and at least "
+                f"betas[0], got betas={group['betas']}; raise betas[2] or leave beta3_warmup=None"
             )
         if warmup < 2 / (1 - beta3) - 1e-6:
             warnings.warn(
-                f"AdEMAMix: beta3_warmup={warmup} is short for beta3={beta3}: early gradients will dominate the slow average "
-                f"and may throw the parameters off. Take at least 2/(1-beta3) = {2 / (1 - beta3):.0f} steps, a smaller beta3 "
-                "(0.999 in short runs), or beta3_warmup=None",
+                f"AdEMAMix: beta3_warmup={warmup} is short for beta3={beta3}: early gradients will dominate the slow "
+                f"average and may throw the parameters off. Take at least 2/(1-beta3) = {2 / (1 - beta3):.0f} steps, a "
+                "smaller beta3 (0.999 in short runs), or beta3_warmup=None",
                 stacklevel=2,
             )
 

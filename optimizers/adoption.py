@@ -14,9 +14,9 @@ from .core import Optimizer
 def adopt(optimizer: Optimizer, source: torch.optim.Optimizer | Mapping[str, Any]) -> None:
     """Take over the moments and step counts of ``source``, and keep the options ``optimizer`` was made with.
 
-    For a switch in the middle of a run, say from torch's AdamW to AdEMAMix, where the new lr, betas and alpha are meant.
-    (To resume a run as it was, ``optimizer.load_state_dict``: there the checkpoint's options win.) Moments that only
-    ``optimizer`` has start afresh; AdEMAMix counts its warm-ups from here (``schedule_start``).
+    For a switch in the middle of a run, say from torch's AdamW to AdEMAMix, where the new lr, betas and alpha are
+    meant. (To resume a run as it was, ``optimizer.load_state_dict``: there the checkpoint's options win.) Moments that
+    only ``optimizer`` has start afresh; AdEMAMix counts its warm-ups from here (``schedule_start``).
 
     Args:
         optimizer: one of the optimizers here, over the same parameters in the same groups and order as ``source``'s.
@@ -25,6 +25,7 @@ def adopt(optimizer: Optimizer, source: torch.optim.Optimizer | Mapping[str, Any
     Raises:
         ValueError: parameters, shapes or moments do not fit; ``optimizer`` is then as it was.
 
+    >>> import torch
     >>> from optzoo.optimizers import AdEMAMix
     >>> model = torch.nn.Linear(2, 1)
     >>> before = torch.optim.AdamW(model.parameters())

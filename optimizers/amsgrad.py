@@ -20,11 +20,12 @@ class AMSGrad(Adam):
         "paper"     v^max ← max(v^max, v),  θ ← θ - lr · m / (√v^max + eps)                  Reddi et al., algorithm 2
         "debiased"  v̂^max ← max(v̂^max, v̂),  θ ← θ - lr · m̂ / (√v̂^max + eps)                 optax
 
-    They differ in practice. After one gradient of 100 and then 1 for ever, the steps of "torch" settle at 0.316 lr, those
-    of "debiased" at 0.01 lr: it remembers the first gradient at full weight. "paper" starts with steps of 3 to 6 lr, for want
-    of bias correction, so it wants a lower lr. (The paper's version has no eps; here it keeps 0/0 out.)
+    They differ in practice. After one gradient of 100 and then 1 for ever, the steps of "torch" settle at 0.316 lr,
+    those of "debiased" at 0.01 lr: it remembers the first gradient at full weight. "paper" starts with steps of 3 to 6
+    lr, for want of bias correction, so it wants a lower lr. (The paper's version has no eps; here it keeps 0/0 out.)
 
-    When: Adam does not converge because rare large gradients matter. A single spike, or inf or nan, stays in the maximum:
+    When: Adam does not converge because rare large gradients matter. A single spike, or inf or nan, stays in the
+        maximum:
     ``reset_max()`` forgets it. The variant is kept in the checkpoint, for the maxima of the variants do not mix.
 
     State: 12 bytes per parameter (``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq``) and 4 per tensor (``step``).
@@ -44,6 +45,7 @@ class AMSGrad(Adam):
         ValueError: an option out of its range, named with its value.
         TypeError: an unknown option, with the nearest one there is.
 
+    >>> import torch
     >>> model = torch.nn.Linear(2, 1)
     >>> optimizer = AMSGrad(model.parameters(), lr=1e-3, variant="debiased")
     >>> model(torch.ones(1, 2)).sum().backward()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
@@ -22,7 +21,8 @@ class DiffGrad(Adam):
     reference to ``p.grad`` instead of a copy, which makes ξ = 1/2 wherever gradients are reused; here it is a copy, and
     includes coupled weight decay.
 
-    When: to reproduce the paper. ξ depends on the gradient's absolute size: where gradients change by much less than 1, as
+    When: to reproduce the paper. ξ depends on the gradient's absolute size: where gradients change by much less than
+        1, as
     in most training, ξ ≈ 1/2 and diffGrad is Adam at half the lr. Loss scaling must be undone before the step.
 
     State: 12 bytes per parameter (``exp_avg``, ``exp_avg_sq``, ``previous_grad``) and 4 per tensor (``step``).
@@ -40,6 +40,7 @@ class DiffGrad(Adam):
         ValueError: an option out of its range, named with its value.
         TypeError: an unknown option, with the nearest one there is.
 
+    >>> import torch
     >>> w = torch.nn.Parameter(torch.tensor([1.0, 1.0]))
     >>> w.grad = torch.tensor([100.0, 0.001])
     >>> DiffGrad([w], lr=0.1).step(); w.data
@@ -60,14 +61,12 @@ class DiffGrad(Adam):
         decoupled_weight_decay: bool = False,
         **options: Unpack[Options],
     ) -> None:
-        super().__init__(
-            params, lr, betas, eps, weight_decay, decoupled_weight_decay=decoupled_weight_decay, **options
-        )
+        super().__init__(params, lr, betas, eps, weight_decay, decoupled_weight_decay=decoupled_weight_decay, **options)
 
     @staticmethod
     def update(p: Any, g: Any, s: Any, h: Any) -> Any:
-        # ξ = 1/(1 + e^-|Δg|). torch's sigmoid rounds the ends of a tensor differently from its middle on CPU, which would make
-        # the result depend on how tensors are cut into pieces; its exp does not.
+        # ξ = 1/(1 + e^-|Δg|). torch's sigmoid rounds the ends of a tensor differently from its middle on CPU, which
+        # would make the result depend on how tensors are cut into pieces; its exp does not.
         slowdown = (s.previous_grad - g).abs_().neg_().exp_().add_(1)
         s.previous_grad.copy_(g)
         return Adam.update(p, g, s, h).div_(slowdown)

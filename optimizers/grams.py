@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
@@ -19,7 +18,8 @@ class Grams(Adam):
     Here eps is added after bias correction, as in Adam; the authors' code divides by √v + eps, which is the same in the
     long run and up to 1/√(1-β2) times as much eps at first. Gradients are read only; the authors' code overwrites them.
 
-    When: noisy training at usual momentum (β1 = 0.9), where it is often faster than Adam. Not with β1 = 0.99: it does not
+    When: noisy training at usual momentum (β1 = 0.9), where it is often faster than Adam. Not with β1 = 0.99: it does
+        not
     damp, and near a minimum its steps keep the size of the momentum and flip with the gradient's sign. A coordinate
     without gradient does not move at all.
 
@@ -37,6 +37,7 @@ class Grams(Adam):
         ValueError: an option out of its range, named with its value.
         TypeError: an unknown option, with the nearest one there is.
 
+    >>> import torch
     >>> w = torch.nn.Parameter(torch.tensor([1.0, -2.0, 3.0]))
     >>> w.grad = torch.tensor([0.5, -0.1, 0.0])
     >>> Grams([w], lr=0.1).step(); w.data

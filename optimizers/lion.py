@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
 from .core import Optimizer, Options
+from .core.options import betas
 
 
 class Lion(Optimizer):
@@ -19,10 +19,11 @@ class Lion(Optimizer):
 
     Every coordinate moves by lr or not at all, whatever the gradient's scale. All public implementations agree on it.
 
-    When: large batches, and where state memory is short. Take an lr 3 to 10 times below AdamW's and a weight decay as much
+    When: large batches, and where state memory is short. Take an lr 3 to 10 times below AdamW's and a weight decay as
+        much
     above, (0.95, 0.98) as betas for language models, and let the schedule bring lr near 0: at constant lr it ends in a
-    cycle of ±lr. A coordinate whose gradient stops goes on moving by lr for thousands of steps. A nan in a gradient freezes
-    its coordinate, since the sign of nan is 0 in torch: check gradients, or train under a GradScaler.
+    cycle of ±lr. A coordinate whose gradient stops goes on moving by lr for thousands of steps. A nan in a gradient
+    freezes its coordinate, since the sign of nan is 0 in torch: check gradients, or train under a GradScaler.
 
     State: 4 bytes per parameter (``exp_avg``) and 4 per tensor (``step``, which the update does not use).
 
@@ -37,6 +38,7 @@ class Lion(Optimizer):
         ValueError: an option out of its range, named with its value.
         TypeError: an unknown option, with the nearest one there is.
 
+    >>> import torch
     >>> w = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
     >>> w.grad = torch.tensor([3.0, -4.0])
     >>> Lion([w], lr=0.5).step(); w.data
@@ -44,6 +46,7 @@ class Lion(Optimizer):
     """
 
     buffers = ("exp_avg",)
+    rules = {"betas": betas(2)}
 
     def __init__(
         self,

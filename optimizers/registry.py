@@ -170,8 +170,8 @@ def create_optimizer(
 ) -> Optimizer:
     """Make an optimizer by name.
 
-    Of a model it takes the trainable parameters, with their names, in two groups: matrices with weight decay, biases and
-    norms without (:func:`param_groups` has more to choose from). Parameters or groups are taken as they are.
+    Of a model it takes the trainable parameters, with their names, in two groups: matrices with weight decay, biases
+    and norms without (:func:`param_groups` has more to choose from). Parameters or groups are taken as they are.
 
     Args:
         name: one of :func:`list_optimizers`.

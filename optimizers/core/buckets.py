@@ -71,7 +71,7 @@ def sharding(param: Any) -> tuple[Any, ...] | None:
 
 
 def local(operands: Sequence[Any]) -> tuple[Tensor, ...]:
-    """A parameter, its gradient and its buffers as plain real tensors: shards of DTensors, pairs for complex numbers."""
+    """A parameter, its gradient and its buffers as plain real tensors: a DTensor's shard, pairs for complex numbers."""
     param, grad, *buffers = operands
     if is_dtensor(param):
         if grad.placements != param.placements:
@@ -93,7 +93,7 @@ def pieces(bucket: Bucket, rows: Sequence[int], size: float, pack: bool, wrap: b
         numel = row[0].numel()
         flat = flattened(row) if numel > size else None
         if flat is not None:
-            parts = list(zip(*[t.split(int(size)) for t in flat], strict=True))
+            parts = list(zip(*[torch.split(t, int(size)) for t in flat], strict=True))
             for k, part in enumerate(parts, start=1):
                 yield make([i], [part], k == len(parts))
             continue

@@ -31,7 +31,8 @@ def fit(optimizer: Optimizer, incoming: Mapping[str, Any]) -> dict[str, Any]:
     for number, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
         if len(group["params"]) != len(saved["params"]):
             raise ValueError(
-                f"group {number} of the checkpoint has {len(saved['params'])} parameters, {owner}'s has {len(group['params'])}"
+                f"group {number} of the checkpoint has {len(saved['params'])} parameters, that of {owner} has "
+                f"{len(group['params'])}"
             )
         _check_names(group, saved, number)
         fitted_group = _fit_group(optimizer.defaults, saved)
@@ -72,13 +73,13 @@ def _check_names(group: Mapping[str, Any], saved: Mapping[str, Any], number: int
     for index, (our, their) in enumerate(zip(ours, theirs, strict=True)):
         if our != their:
             raise ValueError(
-                f"parameter {index} of group {number} is {our!r} here and {their!r} in the checkpoint; build the parameter "
-                "groups in the order they were saved in"
+                f"parameter {index} of group {number} is {our!r} here and {their!r} in the checkpoint; build the "
+                "parameter groups in the order they were saved in"
             )
 
 
 def _fit_group(defaults: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved group with every option of ours: those it lacks at our defaults, tuples of another length fitted to ours."""
+    """A saved group with all options of ours: our default where it lacks one, tuples cut or filled to our length."""
     group = {**defaults, **saved}
     for name, value in defaults.items():
         if isinstance(value, tuple):
@@ -95,14 +96,15 @@ def _fit_state(
     missing = [name for name in ("step", *names) if name not in saved and name not in optimizer.recoverable]
     if missing:
         raise ValueError(
-            f"the checkpoint holds no {missing[0]!r} for {describe(group, index)}, which {type(optimizer).__name__} cannot "
-            f"make up; it has {', '.join(map(repr, saved))}. Load it into the optimizer that wrote it, or start afresh"
+            f"{type(optimizer).__name__} needs {missing[0]!r}, and the checkpoint has none for {describe(group, index)}, only "
+            f"{', '.join(map(repr, saved))}. Load it into the optimizer that wrote it, or start afresh"
         )
     state = {name: saved[name] for name in ("step", *names) if name in saved}
     for name in names:
         if name in state and (not isinstance(state[name], Tensor) or state[name].shape != param.shape):
             found = tuple(state[name].shape) if isinstance(state[name], Tensor) else state[name]
             raise ValueError(
-                f"{name!r} of {describe(group, index)} has shape {found} in the checkpoint, the parameter {tuple(param.shape)}"
+                f"{name!r} of {describe(group, index)} has shape {found} in the checkpoint, the parameter has "
+                f"{tuple(param.shape)}"
             )
     return state

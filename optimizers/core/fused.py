@@ -25,7 +25,9 @@ SMALLEST = 2**15
 class Fused:
     """The compiled counterpart of :class:`.rule.Eager`; ``h`` is a row of the table of numbers."""
 
-    def __init__(self, update: Update, buffers: tuple[str, ...], numbers: tuple[str, ...], flags: tuple[Any, ...]) -> None:
+    def __init__(
+        self, update: Update, buffers: tuple[str, ...], numbers: tuple[str, ...], flags: tuple[tuple[str, Any], ...]
+    ) -> None:
         def hyper(row: Tensor) -> Namespace:
             h = namespace(numbers, [TensorList([number]) for number in row.unbind()])
             for name, value in flags:
@@ -67,8 +69,9 @@ fused_rule = lru_cache(maxsize=None)(Fused)
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, one graph for all shapes. Only its tensors are checked at a call: nothing else it sees ever changes."""
-    compiled = torch.compile(
+    """``function``, one graph for all shapes. A call checks only its tensors: nothing else it sees ever changes."""
+    compiler: Any = torch.compile  # whose annotations lack recompile_limit and isolate_recompiles
+    compiled = compiler(
         function,
         fullgraph=True,
         dynamic=True,
@@ -84,8 +87,8 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
             if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
                 raise
             raise RuntimeError(
-                "fused=True: torch.compile failed. It needs a C++ compiler for CPU tensors and Triton for CUDA tensors; "
-                "install one, or leave fused=None"
+                "fused=True: torch.compile failed. It needs a C++ compiler for CPU tensors and Triton for CUDA "
+                "tensors; install one, or leave fused=None"
             ) from error
 
     return call

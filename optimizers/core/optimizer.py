@@ -8,10 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
-from typing_extensions import Unpack
 
-from . import options as option_rules
 from . import checkpoints, rule
+from . import options as option_rules
 from .buckets import Bucket, Piece, default_piece, flat_pieces, pieces, sharding
 from .fused import SMALLEST, Fused, fused_rule
 from .options import Options, describe
@@ -27,9 +26,11 @@ class Optimizer(torch.optim.Optimizer):
 
     A subclass names its ``buffers`` and writes ``update`` in Tensor's methods; the base does everything else: parameter
     groups, gradients, step counts, transforms T, weight decay, modes, precision, sharding and checkpoints. ``p``, ``g``
-    and ``s.<buffer>`` are Tensors or TensorLists, ``h.<option>`` the group's options (``betas`` as ``h.beta1``, ...) and
-    what ``scalars`` adds. ``update`` returns a new tensor, may overwrite its buffers, and must not write into p or g.
+    and ``s.<buffer>`` are Tensors or TensorLists, ``h.<option>`` the group's options (``betas`` as ``h.beta1``, ...)
+    and what ``scalars`` adds. ``update`` returns a new tensor, may overwrite its buffers, and must not write into p or
+    g.
 
+    >>> import torch
     >>> class SignedMomentum(Optimizer):
     ...     buffers = ("exp_avg",)
     ...     def __init__(self, params, lr=1e-3, betas=(0.9,), **options):
@@ -63,17 +64,17 @@ class Optimizer(torch.optim.Optimizer):
         defaults = {"decoupled_weight_decay": True, **defaults, **option_rules.DEFAULTS, **self.presets, **options}
         option_rules.validate(type(self).__name__, defaults, defaults, self._rules())
         if not isinstance(params, Tensor):  # which torch.optim refuses with a message of its own
-            params = list(params)
-            if not params:
+            given: list[Any] = list(params)
+            if not given:
                 raise ValueError(
-                    f"{type(self).__name__}: params is empty; the model has no parameters, or the iterator was read before"
+                    f"{type(self).__name__}: params is empty; the model has none, or the iterator was read before"
                 )
+            params = given
         super().__init__(params, defaults)
 
     def _rules(self) -> Mapping[str, option_rules.Rule]:
         return {**option_rules.RULES, **self.rules}
 
-    @torch._disable_dynamo
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch.optim; options the group does not name are the constructor's. Raises before anything changes."""
         group = {**self.defaults, **param_group}
@@ -107,7 +108,7 @@ class Optimizer(torch.optim.Optimizer):
         """Raise ValueError for options that do not go together."""
 
     def on_adopt(self, group: dict[str, Any], saved: Mapping[str, Any], step: int) -> None:
-        """Adjust the options of ``group`` to a run of ``step`` steps taken over from an optimizer with options ``saved``."""
+        """Adjust the options ``group`` to ``step`` steps taken over from an optimizer with options ``saved``."""
 
     # The step
 
@@ -177,13 +178,15 @@ class Optimizer(torch.optim.Optimizer):
                     continue
                 if g.layout is not torch.strided:
                     raise RuntimeError(
-                        f"{type(self).__name__} takes dense gradients only; that of {describe(group, i)} is {g.layout}. "
-                        "Make the layer with sparse=False, or give it to torch.optim.SparseAdam"
+                        f"{type(self).__name__} takes dense gradients only; that of {describe(group, i)} is {g.layout}."
+                        " Make the layer with sparse=False, or give it to torch.optim.SparseAdam"
                     )
                 work.append((group, names, p, g))
         states = [self._complete_state(p, group, names) for group, names, p, _ in work]
         on_device = torch.compiler.is_compiling()
-        host = [s["step"] for s, (group, *_) in zip(states, work, strict=True) if not (on_device or group["capturable"])]
+        host = [
+            s["step"] for s, (group, *_) in zip(states, work, strict=True) if not (on_device or group["capturable"])
+        ]
         if host:
             torch._foreach_add_(host, _ONE)
         counts = iter(torch.stack(host).tolist() if host else ())
@@ -213,7 +216,7 @@ class Optimizer(torch.optim.Optimizer):
                     self._complete_state(p, group, self.buffer_names(group))
 
     def _complete_state(self, p: Tensor, group: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-        """The state of ``p``, with what is missing of it made: all at first, a buffer when an option comes to need it."""
+        """The state of ``p``, with what is missing made: all at first, a buffer when an option comes to need it."""
         state: dict[str, Any] = self.state[p]
         if "step" not in state:
             device = p.device if group["capturable"] else "cpu"
@@ -230,12 +233,11 @@ class Optimizer(torch.optim.Optimizer):
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
 
-    @torch._disable_dynamo
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume from ``state_dict``, of this class or of one that keeps the same moments, torch.optim's included.
 
-        As in torch.optim the checkpoint's options win; :func:`optzoo.optimizers.adopt` keeps this optimizer's. Each buffer
-        keeps its precision: torch.optim would cast float32 moments of bfloat16 parameters to bfloat16.
+        As in torch.optim the checkpoint's options win; :func:`optzoo.optimizers.adopt` keeps this optimizer's. Each
+        buffer keeps its precision: torch.optim would cast float32 moments of bfloat16 parameters to bfloat16.
 
         Raises ValueError, and leaves the optimizer as it is, where groups, names, shapes or moments do not fit.
         """

@@ -18,7 +18,8 @@ class Options(TypedDict, total=False):
     maximize: ascend instead of descend. Default False.
     foreach: update many small tensors with one call. None (default) chooses it where it is faster; False goes tensor by
         tensor. Both give the same bits.
-    fused: one compiled pass over memory (``torch.compile``; needs a C++ compiler on CPU, Triton on GPU). Default None: off.
+    fused: one compiled pass over memory (``torch.compile``; needs a C++ compiler on CPU, Triton on GPU). Default None:
+        off.
     capturable: keep step counts on the device, so that a step can be captured in a CUDA graph. Default False.
     cautious: drop the coordinates of the update whose sign disagrees with the gradient's (arXiv:2411.16085). Default
         False. Leave it off for embeddings with rare rows: coordinates with zero gradient count as disagreeing.
@@ -80,11 +81,11 @@ def _lr_holds(lr: object) -> bool:
 
 def betas(count: int) -> Rule:
     """A tuple of ``count`` decay factors."""
-    holds = _number(0)
-    return Rule(
-        lambda x: isinstance(x, tuple) and len(x) == count and all(holds(b) and b < 1 for b in x),
-        f"{count} numbers in [0, 1)",
-    )
+    return Rule(lambda x: _are_decay_factors(x) and len(x) == count, f"{count} numbers in [0, 1)")
+
+
+def _are_decay_factors(x: object) -> bool:
+    return isinstance(x, tuple) and all(_is_number(beta) and 0 <= beta < 1 for beta in x)
 
 
 NON_NEGATIVE = Rule(_number(0), "a finite number >= 0")
@@ -93,7 +94,7 @@ _SWITCH, _CHOICE = one_of(True, False), one_of(None, True, False)
 
 RULES: Mapping[str, Rule] = {
     "lr": Rule(_lr_holds, "a finite number >= 0 or a Tensor of one element"),
-    "betas": betas(2),
+    "betas": Rule(_are_decay_factors, "a tuple of numbers in [0, 1)"),
     "eps": NON_NEGATIVE,
     "weight_decay": NON_NEGATIVE,
     "decoupled_weight_decay": _SWITCH,
@@ -151,11 +152,14 @@ def reject_unknown(owner: type, unknown: Iterable[str]) -> NoReturn:
 
 def expand_signature(owner: type) -> inspect.Signature:
     """The constructor's signature with ``**options`` spelled out, for help(), IDEs and command-line parsers."""
-    own = [p for p in inspect.signature(owner.__init__, eval_str=True).parameters.values() if p.name != "self"]
+    constructor = inspect.signature(inspect.getattr_static(owner, "__init__"), eval_str=True)
+    own = [p for p in constructor.parameters.values() if p.name != "self"]
     annotations = get_type_hints(Options)
     presets: Mapping[str, Any] = getattr(owner, "presets", {})
     shared = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=presets.get(name, default), annotation=annotations[name])
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=presets.get(name, default), annotation=annotations[name]
+        )
         for name, default in DEFAULTS.items()
     ]
     return inspect.Signature([p for p in own if p.kind is not inspect.Parameter.VAR_KEYWORD] + shared)

@@ -1,9 +1,9 @@
-"""The numbers of one step: a group's hyper-parameters in the paper's symbols, and what an optimizer derives from them."""
+"""The numbers of one step: a group's options in the paper's symbols, and what an optimizer derives from them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,19 +13,19 @@ from .tensorlist import TensorList
 
 
 class Namespace:
-    """Attributes and nothing else: the ``s`` and ``h`` of ``update``. (torch.compile cannot trace types.SimpleNamespace.)"""
+    """The ``s`` and ``h`` of ``update``: attributes only. (torch.compile cannot trace types.SimpleNamespace.)"""
 
     def __getattr__(self, name: str) -> Any:  # only reached where the attribute is missing
         raise AttributeError(f"no {name!r} here; there are {', '.join(sorted(vars(self)))}")
 
 
-def hyperparameters(group: Mapping[str, Any], names: Sequence[str], step: float | Tensor) -> Namespace:
+def hyperparameters(group: Mapping[str, Any], names: Iterable[str], step: float | Tensor) -> Any:
     """The options ``names`` of a group as attributes; ``betas`` become beta1, beta2, ..., and ``step`` joins them.
 
     ``step`` is a number, or a float64 vector with the count of every parameter where counts live on the device.
     ``decays`` says whether there is weight decay at all, so that a step without it does not pay for it.
     """
-    h = Namespace()
+    h: Any = Namespace()
     h.step = step
     for name in names:
         if name == "betas":
@@ -45,7 +45,8 @@ def precise(t: Tensor) -> Tensor:
 
 def split(h: Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """The numbers of ``h``, which change from step to step, and its flags, which choose the code that runs."""
-    numbers, flags = {}, {}
+    numbers: dict[str, Any] = {}
+    flags: dict[str, Any] = {}
     for name, value in vars(h).items():
         is_number = isinstance(value, (int, float, Tensor)) and not isinstance(value, bool)
         (numbers if is_number else flags)[name] = value

@@ -1,12 +1,14 @@
-"""Transforms T of an update direction, in the step θ ← θ − lr · (T(u) + λθ). Written once, for every elementwise optimizer.
+"""Transforms T of an update direction, in the step θ ← θ − lr · (T(u) + λθ), for every elementwise optimizer.
 
-Each works on Tensors and TensorLists alike and may overwrite ``u``. Signs are compared through ``sign(g)``, whose products
-are exact: u·g itself underflows to 0, and would mask coordinates that agree.
+Each works on Tensors and TensorLists alike and may overwrite ``u``. Signs are compared through ``sign(g)``, whose
+products are exact: u·g itself underflows to 0, and would mask coordinates that agree.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
+
+from .tensorlist import TensorList
 
 
 def grams(u: Tensor, g: Tensor) -> Tensor:
@@ -20,8 +22,8 @@ def cautious(u: Tensor, g: Tensor) -> Tensor:
     return u.mul_(sign).clamp_min_(0).mul_(sign)
 
 
-def cautious_scale(kept: Tensor, numel: float | Tensor, kind: str, floor: float) -> Tensor:
-    """What makes up for the masked coordinates of a tensor of d = ``numel`` elements, n = ``kept`` of which stay.
+def cautious_scale(kept: TensorList, numel: list[int], kind: str, floor: float) -> TensorList:
+    """What makes up for the masked coordinates of tensors of d = ``numel`` elements, n = ``kept`` of which stay.
 
     ``"floor"``: 1 / max(n/d, floor), the authors' code since January 2025 and timm; at most 1/floor.
     ``"xi"``: d / (n + 1), the paper's equation 1; below 1 where a small tensor agrees everywhere.

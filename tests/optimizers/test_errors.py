@@ -53,7 +53,9 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "argument", "value"), CASES)
 def test_value_out_of_range_is_named(name: str, argument: str, value: Any) -> None:
-    with pytest.raises(ValueError, match=f"{optimizer_info(name).optimizer_class.__name__}: {argument} must be") as error:
+    with pytest.raises(
+        ValueError, match=f"{optimizer_info(name).optimizer_class.__name__}: {argument} must be"
+    ) as error:
         make(name, **{argument: value})
     assert repr(value) in str(error.value)
 
@@ -68,7 +70,9 @@ def test_a_bad_group_is_refused_and_not_added(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list_optimizers())
-@pytest.mark.parametrize(("given", "nearest"), [("weigth_decay", "weight_decay"), ("caution", "cautious"), ("beta", "betas")])
+@pytest.mark.parametrize(
+    ("given", "nearest"), [("weigth_decay", "weight_decay"), ("caution", "cautious"), ("beta", "betas")]
+)
 def test_unknown_keyword_names_the_nearest(name: str, given: str, nearest: str) -> None:
     with pytest.raises(TypeError, match=f"has no option '{given}'; did you mean '{nearest}'"):
         make(name, **{given: 0.1})
@@ -102,7 +106,7 @@ def test_empty_parameter_list(name: str) -> None:
 def test_params_that_are_no_parameters() -> None:
     with pytest.raises(TypeError, match="params"):
         AdamW(torch.zeros(3))
-    with pytest.raises(TypeError, match="torch.optim|optimizer can only optimize Tensors"):
+    with pytest.raises(TypeError, match="can only optimize Tensors"):
         AdamW([1.0])
 
 
@@ -123,7 +127,9 @@ def test_sparse_gradients_are_refused_before_anything_changes(named: bool) -> No
 
 
 def test_short_beta3_warmup_warns_with_the_remedy() -> None:
-    with pytest.warns(UserWarning, match="beta3_warmup=2000 is short for beta3=0.9999.*at least .* 20000 steps") as caught:
+    with pytest.warns(
+        UserWarning, match="beta3_warmup=2000 is short for beta3=0.9999.*at least .* 20000 steps"
+    ) as caught:
         make("ademamix", beta3_warmup=2000)
     assert len(caught) == 1
 

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference import Reference, run
-from support.cases import CASES, Case
-from support.problems import gradients, tensors, trajectory
 from torch import Tensor
 
 from optzoo.optimizers import AdamW, create_optimizer, list_optimizers
 from optzoo.optimizers.core import buckets, optimizer
+from reference import Reference, run
+from support.cases import CASES, Case
+from support.problems import gradients, tensors, trajectory
 
 SHAPES = [(), (7,), (40, 41), (1000,)]
 ULP = {torch.float32: 2**-23, torch.bfloat16: 2**-7}
@@ -34,7 +34,9 @@ def walk(name: str, dtype: torch.dtype, shapes: list[tuple[int, ...]] = SHAPES, 
     return trajectory(create_optimizer(name, params, **options), params, gradients(10, shapes, dtype))[-1]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64], ids=str
+)
 @pytest.mark.parametrize("cautious", [False, True])
 @pytest.mark.parametrize("name", list_optimizers())
 def test_loop_foreach_and_pieces_give_the_same_bits(
@@ -115,7 +117,9 @@ def test_low_precision_parameters_are_rounded_once(case: Case) -> None:
             for p, g in zip(params, gradients(1, SHAPES, dtype)[0], strict=True):
                 p.grad = g.to(p.dtype)
             opt.step()
-            assert all(opt.state[p][b].dtype == torch.float32 for p in params for b in opt.buffer_names(opt.param_groups[0]))
+            assert all(
+                opt.state[p][b].dtype == torch.float32 for p in params for b in opt.buffer_names(opt.param_groups[0])
+            )
         assert all(torch.equal(a, b.to(dtype)) for a, b in zip(low, high, strict=True))
 
 
@@ -134,7 +138,14 @@ def test_options_are_read_at_every_step(options: Mapping[str, Any]) -> None:
     params = [torch.nn.Parameter(t) for t in tensors([(4, 5)])]
     reference = [t.numpy() for t in tensors([(4, 5)])]
     opt = AdamW(params, **options)
-    changes = [{"lr": 0.1}, {"betas": (0.5, 0.6)}, {"weight_decay": 0.0}, {"cautious": True}, {"maximize": True}, {"eps": 1.0}]
+    changes = [
+        {"lr": 0.1},
+        {"betas": (0.5, 0.6)},
+        {"weight_decay": 0.0},
+        {"cautious": True},
+        {"maximize": True},
+        {"eps": 1.0},
+    ]
     paper = Reference("adamw")
     for change, row in zip(changes, gradients(len(changes), [(4, 5)]), strict=True):
         opt.param_groups[0].update(change)

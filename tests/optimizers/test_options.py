@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from support.problems import gradients, tensors, trajectory
 from torch import Tensor
 
 from optzoo.optimizers import create_optimizer, list_optimizers, optimizer_info
+from support.problems import gradients, tensors, trajectory
 
 SHAPES = [(4, 5), (6,)]
 
 MODES = {"foreach", "fused", "capturable"}
-"""Arguments that choose how a step runs; test_modes.py and test_reference_match.py show that they do and give equal numbers."""
+"""Arguments that choose how a step runs: test_modes.py and test_reference_match.py show that the numbers are equal."""
 
 CHANGES: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "lr": (0.02, {}),

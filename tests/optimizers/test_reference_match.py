@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reference import run
-from support.cases import CASES, TRANSFORMS, Case
-from support.problems import gradients, tensors, trajectory
 
 from optzoo.optimizers import create_optimizer
 from optzoo.optimizers.core import buckets, optimizer
+from reference import run
+from support.cases import CASES, TRANSFORMS, Case
+from support.problems import gradients, tensors, trajectory
 
 pytestmark = pytest.mark.filterwarnings("ignore:AdEMAMix. beta3_warmup")  # short on purpose
 
@@ -42,7 +42,9 @@ def errors(case: Case, options: Mapping[str, Any], mode: Mapping[str, Any]) -> f
     """The largest difference from the reference over all steps and tensors, relative to 1 + |θ|."""
     start, grads = tensors(), gradients(STEPS)
     params = [torch.nn.Parameter(t.clone()) for t in start]
-    path = trajectory(create_optimizer(case.name, params, **{"lr": LR, **case.options, **options, **mode}), params, grads)
+    path = trajectory(
+        create_optimizer(case.name, params, **{"lr": LR, **case.options, **options, **mode}), params, grads
+    )
     expected = run(
         case.name,
         [t.numpy() for t in start],

@@ -10,7 +10,9 @@ from torch import Tensor
 SHAPES = [(), (1,), (5,), (3, 4), (16, 33), (2, 3, 4, 5)]
 
 
-def tensors(shapes: Sequence[tuple[int, ...]] = SHAPES, dtype: torch.dtype = torch.float64, seed: int = 0) -> list[Tensor]:
+def tensors(
+    shapes: Sequence[tuple[int, ...]] = SHAPES, dtype: torch.dtype = torch.float64, seed: int = 0
+) -> list[Tensor]:
     """Normal random tensors."""
     generator = torch.Generator().manual_seed(seed)
     return [torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes]
@@ -19,7 +21,7 @@ def tensors(shapes: Sequence[tuple[int, ...]] = SHAPES, dtype: torch.dtype = tor
 def gradients(
     steps: int, shapes: Sequence[tuple[int, ...]] = SHAPES, dtype: torch.dtype = torch.float64
 ) -> list[list[Tensor | None]]:
-    """Gradients whose signs change between steps, with zeros among them; the third tensor has none in every third step."""
+    """Gradients of changing sign, with zeros among them; the third tensor has none in every third step."""
     result: list[list[Tensor | None]] = []
     for step in range(steps):
         grads: list[Tensor | None] = []

@@ -1,0 +1,40 @@
+# Each target works on a fresh checkout with Python 3.10+ and make: it makes .venv, installs, and runs.
+PYTHON ?= python3
+BIN := .venv/bin
+SOURCES := $(shell find optimizers schedulers integrations compare -name '*.py' | sort)
+
+.PHONY: demo test check lint types bench clean
+
+demo: .venv/installed  ## train real data with every optimizer and print the comparison
+	$(BIN)/optzoo compare run --quick
+
+test: .venv/installed  ## every test
+	$(BIN)/python -m pytest
+
+check: lint types test  ## what CI runs
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/installed
+	$(BIN)/mypy
+
+bench: .venv/installed  ## step times in multiples of the memory-traffic floor
+	$(BIN)/python benchmarks/step_time.py
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+# Installed in strict editable mode, which type checkers understand; it links file by file, so a new file needs it again.
+.venv/installed: pyproject.toml constraints.txt .venv/sources
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' \
+		--config-settings editable_mode=strict
+	touch $@
+
+.venv/sources: FORCE
+	@mkdir -p .venv
+	@echo '$(SOURCES)' | cmp --silent - $@ || echo '$(SOURCES)' > $@
+
+FORCE:
