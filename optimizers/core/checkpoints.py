@@ -96,7 +96,7 @@ def _fit_state(
     missing = [name for name in ("step", *names) if name not in saved and name not in optimizer.recoverable]
     if missing:
         raise ValueError(
-            f"{type(optimizer).__name__} needs {missing[0]!r}, and the checkpoint has none for {describe(group, index)}, only "
+            f"{type(optimizer).__name__} needs {missing[0]!r} for {describe(group, index)}, where the checkpoint has "
             f"{', '.join(map(repr, saved))}. Load it into the optimizer that wrote it, or start afresh"
         )
     state = {name: saved[name] for name in ("step", *names) if name in saved}

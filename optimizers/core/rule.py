@@ -36,9 +36,10 @@ def descend(p: Any, u: Any, scale: Any, h: Namespace) -> None:
     theta = _working(p)
     if h.decays and h.decoupled_weight_decay:
         theta.mul_(1 - h.lr * h.weight_decay)
-    if scale is not None:
-        u.mul_(scale)
-    theta.sub_(u, alpha=h.lr)
+    if scale is None:
+        theta.sub_(u, alpha=h.lr)
+    else:
+        theta.addcmul_(u, scale, value=-h.lr)
     if theta is not p:
         p.copy_(theta)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -159,7 +160,9 @@ def train_fully_sharded(name: str, options: str, rank: int) -> dict[str, Any]:
     optimizer = create_optimizer(name, model, lr=0.01, weight_decay=0.1, **OPTIONS[options])
     train(model, optimizer, range(3), part)
     second = create_optimizer(name, resumed, weight_decay=0.2)
-    set_optimizer_state_dict(resumed, second, get_optimizer_state_dict(model, optimizer, options=full), options=full)
+    saved = get_optimizer_state_dict(model, optimizer, options=full)
+    saved = copy.deepcopy(saved)  # a load in the same process shares memory, in torch.optim as here
+    set_optimizer_state_dict(resumed, second, saved, options=full)
     set_model_state_dict(resumed, get_model_state_dict(model, options=full), options=full)
     train(model, optimizer, range(3, 6), part)
     train(resumed, second, range(3, 6), part)
