@@ -18,7 +18,7 @@ from .scalars import hyperparameters, split, table, wrapped
 from .scaled import Scaled, reduce_counts
 
 _MODES = frozenset({"foreach", "fused", "capturable"})
-_ONE = torch.tensor(1.0)  # a tensor, because foreach would make one of a number for every step count
+_ONE = torch.tensor(1.0, device="cpu")  # a tensor, because foreach would make one of a number for every step count
 
 
 class Optimizer(torch.optim.Optimizer):

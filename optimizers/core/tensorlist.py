@@ -50,7 +50,7 @@ class TensorList:
         first = self.tensors[0]
         if first.device.type != "cpu" or not isinstance(x, (int, float)) or torch.compiler.is_compiling():
             return x
-        return torch.tensor(x, dtype=first.dtype)
+        return torch.tensor(x, dtype=first.dtype, device="cpu")
 
     def to(self, dtype: torch.dtype) -> TensorList:
         """These tensors in ``dtype``; tensors already in it are not copied."""
