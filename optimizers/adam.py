@@ -99,7 +99,7 @@ class Adam(Optimizer):
             largest /= 1 - group["betas"][1] ** state["step"].to(largest.device, torch.float64).clamp(min=1)
         return largest
 
-    def on_adopt(self, group: dict[str, Any], saved: Mapping[str, Any], step: int) -> None:
+    def on_load(self, group: dict[str, Any], saved: Mapping[str, Any], step: int) -> None:
         ours, theirs = (options.get("amsgrad", False) for options in (group, saved))
         if ours and theirs and {True: "torch"}.get(ours, ours) != {True: "torch"}.get(theirs, theirs):
             raise ValueError(

@@ -132,7 +132,7 @@ class AdEMAMix(Optimizer):
                 stacklevel=2,
             )
 
-    def on_adopt(self, group: dict[str, Any], saved: Mapping[str, Any], step: int) -> None:
-        """The slow average of another optimizer's run starts at 0, so the warm-ups count from here."""
-        if "schedule_start" not in saved:
+    def on_load(self, group: dict[str, Any], saved: Mapping[str, Any], step: int) -> None:
+        """In the state of another optimizer the slow average starts at 0, so the warm-ups count from here."""
+        if "schedule_start" not in saved and group["schedule_start"] == 0:
             group["schedule_start"] = step

@@ -36,24 +36,5 @@ def adopt(optimizer: Optimizer, source: torch.optim.Optimizer | Mapping[str, Any
     >>> after.state[model.bias]["step"], after.param_groups[0]["schedule_start"], after.param_groups[0]["lr"]
     (tensor(3.), 3, 0.0003)
     """
-    saved = source.state_dict() if isinstance(source, torch.optim.Optimizer) else dict(source)
-    groups = saved.get("param_groups", [])
-    if len(groups) == len(optimizer.param_groups):  # else load_state_dict says what is wrong
-        saved["param_groups"] = [
-            _adopted(optimizer, ours, theirs, saved.get("state", {}))
-            for ours, theirs in zip(optimizer.param_groups, groups, strict=True)
-        ]
-    optimizer.load_state_dict(copy.deepcopy(saved))
-
-
-def _adopted(
-    optimizer: Optimizer, ours: Mapping[str, Any], theirs: Mapping[str, Any], state: Mapping[Any, Mapping[str, Any]]
-) -> dict[str, Any]:
-    """A saved group with our options; its parameters and their names stay the saved ones, to be checked on loading."""
-    group = {**ours, "params": theirs["params"]}
-    group.pop("param_names", None)
-    if "param_names" in theirs:
-        group["param_names"] = theirs["param_names"]
-    steps = [int(state[key]["step"]) for key in theirs["params"] if "step" in state.get(key, {})]
-    optimizer.on_adopt(group, theirs, max(steps, default=0))
-    return group
+    saved = source.state_dict() if isinstance(source, torch.optim.Optimizer) else source
+    optimizer._load(copy.deepcopy(dict(saved)), adopting=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
@@ -69,6 +72,11 @@ class AMSGrad(Adam):
         super().__init__(
             params, lr, betas, eps, weight_decay, variant, decoupled_weight_decay=decoupled_weight_decay, **options
         )
+
+    def on_load(self, group: dict[str, Any], saved: Mapping[str, Any], step: int) -> None:
+        """On the checkpoint of an Adam this stays AMSGrad, and its maxima start from the second moments there."""
+        super().on_load(group, saved, step)
+        group["amsgrad"] = group["amsgrad"] or self.defaults["amsgrad"]
 
     @torch.no_grad()
     def reset_max(self) -> None:

@@ -82,7 +82,7 @@ def param_groups(
     for p in parameters:
         if not p.tensor.requires_grad:
             continue
-        decays = weight_decay > 0 and not exempt(p)
+        decays = not exempt(p)  # whatever weight_decay is: a resumed run may have another, in the same groups
         options = {"weight_decay": float(weight_decay) if decays else 0.0}
         if lr is not None:
             options["lr"] = lr * (layer_decay or 1.0) ** (depth - layers.get(p.name, 0))

@@ -47,6 +47,10 @@ class Bucket:
         """The number of this step, from 1: a float, or a vector with every parameter's."""
         return precise(torch.stack(self.steps)) if self.count is None else self.count
 
+    def size(self, row: int) -> int:
+        """Real numbers in a whole parameter, all its shards together."""
+        return self.params[row].numel() * (2 if self.params[row].is_complex() else 1)
+
 
 class Piece(NamedTuple):
     """Operands of one call of ``update``: part of a big tensor, one tensor, or several small ones."""
@@ -77,7 +81,7 @@ def local(operands: Sequence[Any]) -> tuple[Tensor, ...]:
         if grad.placements != param.placements:
             grad = grad.redistribute(param.device_mesh, param.placements)
         operands = [t.to_local() for t in (param, grad, *buffers)]
-    return tuple(torch.view_as_real(t) if t.is_complex() else t for t in operands)
+    return tuple(torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in operands)
 
 
 def pieces(bucket: Bucket, rows: Sequence[int], size: float, pack: bool, wrap: bool) -> Iterator[Piece]:

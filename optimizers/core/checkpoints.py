@@ -15,13 +15,16 @@ if TYPE_CHECKING:
     from .optimizer import Optimizer
 
 
-def fit(optimizer: Optimizer, incoming: Mapping[str, Any]) -> dict[str, Any]:
-    """``incoming`` as a state_dict of ``optimizer``'s own layout. ValueError where it does not fit; changes nothing."""
+def fit(optimizer: Optimizer, incoming: Mapping[str, Any], adopting: bool) -> dict[str, Any]:
+    """``incoming`` as a state_dict of ``optimizer``'s own layout, with all options its own if ``adopting``.
+
+    ValueError where it does not fit; changes nothing.
+    """
     owner = type(optimizer).__name__
     if not {"state", "param_groups"} <= incoming.keys():
         raise ValueError(
             f"{owner}.load_state_dict takes what state_dict() of an optimizer returned, with the keys 'state' and "
-            f"'param_groups'; this has {', '.join(map(repr, incoming))}"
+            f"'param_groups'; this has {', '.join(map(repr, list(incoming)[:3]))}"
         )
     groups, saved_groups = optimizer.param_groups, incoming["param_groups"]
     if len(groups) != len(saved_groups):
@@ -29,16 +32,19 @@ def fit(optimizer: Optimizer, incoming: Mapping[str, Any]) -> dict[str, Any]:
     state = {}
     fitted_groups = []
     for number, (group, saved) in enumerate(zip(groups, saved_groups, strict=True)):
-        if len(group["params"]) != len(saved["params"]):
+        keys = saved.get("params", ())
+        if len(group["params"]) != len(keys):
             raise ValueError(
-                f"group {number} of the checkpoint has {len(saved['params'])} parameters, that of {owner} has "
+                f"group {number} of the checkpoint has {len(keys)} parameters, that of {owner} has "
                 f"{len(group['params'])}"
             )
         _check_names(group, saved, number)
-        fitted_group = _fit_group(optimizer.defaults, saved)
+        fitted_group = _adopted(group, saved) if adopting else _resumed(optimizer, group, saved)
+        steps = [int(incoming["state"][key]["step"]) for key in keys if "step" in incoming["state"].get(key, {})]
+        optimizer.on_load(fitted_group, saved, max(steps, default=0))
         validate(owner, fitted_group, optimizer.defaults, optimizer._rules())
         fitted_groups.append(fitted_group)
-        for index, key in enumerate(saved["params"]):
+        for index, key in enumerate(keys):
             if incoming["state"].get(key):
                 state[key] = _fit_state(optimizer, group, index, {**fitted_group, "params": []}, incoming["state"][key])
     return {**incoming, "state": state, "param_groups": fitted_groups}
@@ -71,17 +77,28 @@ def _check_names(group: Mapping[str, Any], saved: Mapping[str, Any], number: int
     if ours is None or theirs is None:
         return
     for index, (our, their) in enumerate(zip(ours, theirs, strict=True)):
-        if our != their:
+        if _bare(our) != _bare(their):
             raise ValueError(
                 f"parameter {index} of group {number} is {our!r} here and {their!r} in the checkpoint; build the "
                 "parameter groups in the order they were saved in"
             )
 
 
-def _fit_group(defaults: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
-    """A saved group with all options of ours: our default where it lacks one, tuples cut or filled to our length."""
-    group = {**defaults, **saved}
-    for name, value in defaults.items():
+def _bare(name: str) -> str:
+    """The name without what torch.compile and DistributedDataParallel put before it."""
+    return name.replace("_orig_mod.", "").removeprefix("module.")
+
+
+def _adopted(ours: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Our options for the parameters of a saved group."""
+    return {**ours, **{name: saved[name] for name in ("params", "param_names") if name in saved}}
+
+
+def _resumed(optimizer: Optimizer, ours: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved group; our options where it has none, for ``own_options``, and for the rest of a shorter tuple."""
+    options = {name: ours[name] for name in optimizer.defaults}
+    group = {**options, **saved, **{name: ours[name] for name in optimizer.own_options & options.keys()}}
+    for name, value in options.items():
         if isinstance(value, tuple):
             group[name] = (*group[name], *value[len(group[name]) :])[: len(value)]
     return group

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -107,8 +108,14 @@ class Optimizer(torch.optim.Optimizer):
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise ValueError for options that do not go together."""
 
-    def on_adopt(self, group: dict[str, Any], saved: Mapping[str, Any], step: int) -> None:
-        """Adjust the options ``group`` to ``step`` steps taken over from an optimizer with options ``saved``."""
+    def on_load(self, group: dict[str, Any], saved: Mapping[str, Any], step: int) -> None:
+        """Adjust the options ``group``, or refuse, for the state of ``step`` steps under the options ``saved``."""
+
+    @property
+    def own_options(self) -> frozenset[str]:
+        """Options that loading a checkpoint leaves alone: how to run, and what makes the class what it is."""
+        fixed = {"decoupled_weight_decay"} - inspect.signature(type(self)).parameters.keys()
+        return _MODES | self.presets.keys() | fixed
 
     # The step
 
@@ -229,6 +236,8 @@ class Optimizer(torch.optim.Optimizer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore what pickle, deepcopy and load_state_dict carry; options unknown to an older version get defaults."""
         super().__setstate__(state)
+        self.defaults.pop("differentiable", None)  # torch.optim's, which it adds here
+        self.defaults = {**option_rules.DEFAULTS, **self.presets, **self.defaults}
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
@@ -236,15 +245,20 @@ class Optimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume from ``state_dict``, of this class or of one that keeps the same moments, torch.optim's included.
 
-        As in torch.optim the checkpoint's options win; :func:`optzoo.optimizers.adopt` keeps this optimizer's. Each
-        buffer keeps its precision: torch.optim would cast float32 moments of bfloat16 parameters to bfloat16.
+        As in torch.optim the checkpoint's options win, but for ``own_options``: an AdamW checkpoint leaves CAdamW
+        cautious. :func:`optzoo.optimizers.adopt` keeps all options. Each buffer keeps its precision: torch.optim would
+        cast float32 moments of bfloat16 parameters to bfloat16.
 
         Raises ValueError, and leaves the optimizer as it is, where groups, names, shapes or moments do not fit.
         """
+        self._load(state_dict)
+
+    def _load(self, state_dict: dict[str, Any], adopting: bool = False) -> None:
+        """Load; ``adopting`` keeps every option."""
         fitted: dict[str, Any] = {}
 
         def fit(_: Any, incoming: dict[str, Any]) -> dict[str, Any]:
-            fitted.update(checkpoints.fit(self, incoming))
+            fitted.update(checkpoints.fit(self, incoming, adopting))
             return fitted
 
         handle = self.register_load_state_dict_pre_hook(fit)  # the last hook, so it sees what users' hooks make of it

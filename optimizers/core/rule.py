@@ -18,7 +18,8 @@ Update: TypeAlias = Callable[[Any, Any, Any, Any], Any]
 
 def direction(update: Update, p: Any, g: Any, s: Namespace, h: Namespace) -> Any:
     """T(u) for one piece, with the buffers ``s`` brought up to date; Cautious' scale is still to be applied."""
-    p, g = _working(p), _working(g)
+    dtype = working_dtype(p.dtype)
+    p, g = p.to(dtype), g.to(dtype)
     if h.maximize:
         g = -g
     if h.decays and not h.decoupled_weight_decay:
@@ -33,7 +34,7 @@ def direction(update: Update, p: Any, g: Any, s: Namespace, h: Namespace) -> Any
 
 def descend(p: Any, u: Any, scale: Any, h: Namespace) -> None:
     """θ ← (1 − lr λ) θ − lr · scale · u in the working precision, rounded once to the parameter's dtype."""
-    theta = _working(p)
+    theta = p.to(working_dtype(p.dtype))
     if h.decays and h.decoupled_weight_decay:
         theta.mul_(1 - h.lr * h.weight_decay)
     if scale is None:
@@ -52,13 +53,6 @@ def needs_scale(h: Namespace) -> bool:
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """The precision of arithmetic and state: float32 for parameters of less."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
-
-
-def _working(t: Any) -> Any:
-    """``t`` itself, or a float32 copy where its own precision is less."""
-    dtype = (t.tensors[0] if isinstance(t, TensorList) else t).dtype
-    wider = working_dtype(dtype)
-    return t if wider is dtype else t.to(wider)
 
 
 class Eager:

@@ -40,7 +40,7 @@ class Scaled:
         dtype = torch.float64 if self.bucket.rows[0][0].dtype == torch.float64 else torch.float32
         scales = cautious_scale(
             TensorList(self.kept.values()).to(dtype),
-            [self.bucket.params[row].numel() for row in rows],
+            [self.bucket.size(row) for row in rows],
             self.h.cautious_scale,
             self.h.cautious_floor,
         )

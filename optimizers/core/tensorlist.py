@@ -39,6 +39,11 @@ class TensorList:
     def __repr__(self) -> str:
         return f"TensorList({self.tensors})"
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the first tensor."""
+        return self.tensors[0].dtype
+
     def _operand(self, other: Scalar) -> Any:
         """What ``torch._foreach_*`` takes beside these tensors: a number, or a list as long as they are."""
         if not isinstance(other, TensorList):
@@ -47,13 +52,14 @@ class TensorList:
 
     def _number(self, x: Any) -> Any:
         """``x``; on CPU as a 0-dim tensor of these tensors' dtype, which torch works through four times faster."""
-        first = self.tensors[0]
-        if first.device.type != "cpu" or not isinstance(x, (int, float)) or torch.compiler.is_compiling():
+        if self.tensors[0].device.type != "cpu" or not isinstance(x, (int, float)) or torch.compiler.is_compiling():
             return x
-        return torch.tensor(x, dtype=first.dtype, device="cpu")
+        return torch.tensor(x, dtype=self.dtype, device="cpu")
 
     def to(self, dtype: torch.dtype) -> TensorList:
-        """These tensors in ``dtype``; tensors already in it are not copied."""
+        """These tensors in ``dtype``: this list itself if all are, else with copies of those that are not."""
+        if all(t.dtype is dtype for t in self.tensors):
+            return self
         return TensorList([t.to(dtype) for t in self.tensors])
 
     def count_nonzero(self) -> TensorList:

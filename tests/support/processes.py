@@ -43,11 +43,14 @@ def in_new_process(function: Callable[..., None], *arguments: object, seconds: f
 
 
 def resume(source: str, target: str) -> None:
-    """Go on with every run saved in ``source``, none of whose options is known here, and save where it ends."""
+    """Go on with every run in ``source`` and save where it ends; its options are known from the checkpoint alone.
+
+    But for ``cautious``, which makes CAdamW and CLion what they are, so that loading leaves it as it is constructed.
+    """
     ends = {}
     for key, run in torch.load(source, weights_only=True).items():
         params = [torch.nn.Parameter(p) for p in run["params"]]
-        optimizer = create_optimizer(run["name"], params)
+        optimizer = create_optimizer(run["name"], params, cautious=run["cautious"])
         optimizer.load_state_dict(run["optimizer"])
         trajectory(optimizer, params, gradients(STEPS, dtype=params[0].dtype)[SAVED_AFTER:])
         ends[key] = {"params": [p.detach() for p in params], "optimizer": optimizer.state_dict()}
