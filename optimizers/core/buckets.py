@@ -7,7 +7,7 @@ fused step in pieces of 2^18 elements, 6.6 times without.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -21,6 +21,8 @@ CPU_PIECE = 2**18
 """Elements of a piece on CPU: with Adam's seven operands 7 MiB, which stays in the last-level cache."""
 DEVICE_PIECE = 2**22
 """Elements of a piece on an accelerator, where every operation pays a launch of some microseconds."""
+HELD = 16
+"""Pieces of a tensor whose updates may wait in memory for a number of the whole tensor."""
 
 
 @dataclass
@@ -60,8 +62,10 @@ class Piece(NamedTuple):
     p: Any
     g: Any
     s: Namespace
-    complete: bool
+    complete: bool = True
     """No later piece holds more of these parameters."""
+    small: bool = True
+    """Their update may be kept until all their pieces are known: they have at most HELD of them."""
 
 
 def is_dtensor(t: Any) -> bool:
@@ -99,18 +103,18 @@ def pieces(bucket: Bucket, rows: Sequence[int], size: float, pack: bool, wrap: b
         if flat is not None:
             parts = list(zip(*[torch.split(t, int(size)) for t in flat], strict=True))
             for k, part in enumerate(parts, start=1):
-                yield make([i], [part], k == len(parts))
+                yield make([i], [part])._replace(complete=k == len(parts), small=len(parts) <= HELD)
             continue
         if not pack:
-            yield make([i], [row], True)
+            yield make([i], [row])
             continue
         if waiting and numel > room:
-            yield make(waiting, [bucket.rows[k] for k in waiting], True)
+            yield make(waiting, [bucket.rows[k] for k in waiting])
             waiting, room = [], size
         waiting.append(i)
         room -= numel
     if waiting:
-        yield make(waiting, [bucket.rows[k] for k in waiting], True)
+        yield make(waiting, [bucket.rows[k] for k in waiting])
 
 
 def flat_pieces(bucket: Bucket, smallest: int) -> Iterator[Piece]:
@@ -123,19 +127,19 @@ def flat_pieces(bucket: Bucket, smallest: int) -> Iterator[Piece]:
     for i, row in enumerate(bucket.rows):
         flat = flattened(row) if row[0].numel() >= smallest else None
         if flat is not None:
-            yield make([i], [tuple(t.data for t in flat)], True)
+            yield make([i], [tuple(t.data for t in flat)])
 
 
-def _maker(names: tuple[str, ...], wrap: bool) -> Callable[[Sequence[int], list[tuple[Tensor, ...]], bool], Piece]:
-    def make(rows: Sequence[int], operands: list[tuple[Tensor, ...]], complete: bool) -> Piece:
+def _maker(names: tuple[str, ...], wrap: bool) -> Callable[[Sequence[int], list[tuple[Tensor, ...]]], Piece]:
+    def make(rows: Sequence[int], operands: list[tuple[Tensor, ...]]) -> Piece:
         one = len(operands) == 1 and not wrap
         p, g, *buffers = operands[0] if one else [TensorList(column) for column in zip(*operands, strict=True)]
-        return Piece(rows, p, g, namespace(names, buffers), complete)
+        return Piece(rows, p, g, namespace(names, buffers))
 
     return make
 
 
-def namespace(names: Sequence[str], values: Sequence[Any]) -> Namespace:
+def namespace(names: Iterable[str], values: Iterable[Any]) -> Namespace:
     """``values`` as attributes ``names``."""
     s = Namespace()
     for name, value in zip(names, values, strict=True):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import transforms
-from .buckets import Piece
+from .buckets import Piece, namespace
 from .scalars import Namespace
 from .tensorlist import TensorList
 
@@ -66,11 +66,20 @@ class Eager:
         descend(piece.p, direction(self.update, piece.p, piece.g, piece.s, h), None, h)
 
     def first(self, piece: Piece, h: Namespace) -> tuple[Any, list[Tensor]]:
-        """The update before its scale, and how many coordinates of each tensor it moves."""
-        u = direction(self.update, piece.p, piece.g, piece.s, h)
+        """The update before its scale, and how many coordinates of each tensor it moves.
+
+        Of a big tensor only the count, from copies of its buffers: ``second`` computes the update again, which bounds
+        the memory of a step.
+        """
+        s = piece.s
+        if not piece.small:
+            s = namespace(vars(s), [buffer.clone() for buffer in vars(s).values()])
+        u = direction(self.update, piece.p, piece.g, s, h)
         kept = u.count_nonzero()
-        return u, list(kept) if isinstance(kept, TensorList) else [kept]
+        return u if piece.small else None, list(kept) if isinstance(kept, TensorList) else [kept]
 
     def second(self, piece: Piece, u: Any, scale: list[Tensor], h: Namespace) -> None:
         """The rest of the step, once the scale of each tensor is known."""
+        if u is None:
+            u = direction(self.update, piece.p, piece.g, piece.s, h)
         descend(piece.p, u, TensorList(scale) if isinstance(u, TensorList) else scale[0], h)

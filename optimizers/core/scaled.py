@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .buckets import Bucket, Piece
+from .buckets import HELD, Bucket, Piece
 from .scalars import Namespace
 from .tensorlist import TensorList
 from .transforms import cautious_scale
@@ -17,20 +17,22 @@ from .transforms import cautious_scale
 class Scaled:
     """Pieces of one bucket whose update is known but for its scale, and the counts that decide the scale.
 
-    Until ``finish`` they hold one update's memory: of one tensor, or of a rank's shards where counts cross ranks.
+    Until ``finish`` they hold the updates of small tensors: of one, or of all where counts cross ranks.
     """
 
     def __init__(self, bucket: Bucket, h: Namespace) -> None:
         self.bucket, self.h = bucket, h
         self.kept: dict[int, Tensor] = {}
         self._waiting: list[tuple[Any, Piece, Any, Any]] = []
+        self._shelf: Tensor | None = None
+        self._used = 0
 
     def add(self, rule: Any, piece: Piece, numbers: Any) -> None:
         """Take the first half of a piece's step."""
         u, counts = rule.first(piece, numbers)
         for row, count in zip(piece.rows, counts, strict=True):
             self.kept[row] = self.kept[row] + count if row in self.kept else count
-        self._waiting.append((rule, piece, u, numbers))
+        self._waiting.append((rule, piece, self._put_by(u), numbers))
 
     def finish(self) -> None:
         """Do the second half of all pieces."""
@@ -47,7 +49,22 @@ class Scaled:
         scale = dict(zip(rows, scales, strict=True))
         for rule, piece, u, numbers in self._waiting:
             rule.second(piece, u, [scale[row] for row in piece.rows], numbers)
-        self.kept, self._waiting = {}, []
+        self.kept, self._waiting, self._used = {}, [], 0
+
+    def _put_by(self, u: Any) -> Any:
+        """``u``, if it is a piece, moved to memory that is used again for every tensor.
+
+        Piece after piece of new memory would go back to the system with every tensor, and come again by page faults.
+        """
+        if not isinstance(u, Tensor):
+            return u
+        if self._shelf is None:
+            self._shelf = u.new_empty(HELD * u.numel())
+        place = self._shelf[self._used : self._used + u.numel()]
+        if place.numel() < u.numel():  # sharded tensors wait for all others
+            return u
+        self._used += u.numel()
+        return place.view(u.shape).copy_(u)
 
 
 def reduce_counts(everything: Sequence[Scaled]) -> None:

@@ -62,6 +62,9 @@ class TensorList:
             return self
         return TensorList([t.to(dtype) for t in self.tensors])
 
+    def clone(self) -> TensorList:
+        return TensorList([t.clone() for t in self.tensors])
+
     def count_nonzero(self) -> TensorList:
         """The number of nonzero elements of each tensor (int64, 0-dim)."""
         return TensorList([t.count_nonzero() for t in self.tensors])
