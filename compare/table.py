@@ -1,17 +1,18 @@
-"""Tables for the terminal."""
+"""Tables for the terminal. They need rich, of the extra `optzoo[compare]`, when they are printed."""
+
+from __future__ import annotations
 
 import math
 import sys
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
+from .errors import require
 from .problem import Problem
 from .problems import PROBLEMS
 from .results import MISS, Comparison, Study
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 WIDTH_OF_A_FILE = 110  # columns, where there is no terminal to ask
 DASH = "–"
@@ -19,6 +20,10 @@ DASH = "–"
 
 def print_tables(comparison: Comparison, file: TextIO | None = None) -> None:
     """Print a table per problem, then how it was done, on what, and the lints."""
+    require("rich", "rich")
+    from rich.console import Console
+    from rich.text import Text
+
     console = Console(file=file or sys.stdout, highlight=False)
     if not console.is_terminal:
         console.width = WIDTH_OF_A_FILE
@@ -34,6 +39,9 @@ def print_tables(comparison: Comparison, file: TextIO | None = None) -> None:
 
 def problem_table(problem: type[Problem], studies: list[Study]) -> Table:
     """Optimizers by steps to the target, then by how many seeds reach it, then by final metric."""
+    from rich import box
+    from rich.table import Table
+
     extras = list(dict.fromkeys(name for study in studies for trial in study.evaluations for name in trial.extra))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("optimizer", overflow="fold")  # rather than cut a long import path short

@@ -60,7 +60,8 @@ def table(numbers: Mapping[str, Any], rows: int, device: torch.device) -> Tensor
     """
     dtype = precise(torch.empty(0, device=device)).dtype
     if not any(isinstance(value, Tensor) for value in numbers.values()):
-        return torch.tensor([list(numbers.values())], dtype=dtype, device=device).expand(rows, -1)
+        row = torch.tensor([list(numbers.values())], dtype=dtype, device="cpu")
+        return row.to(device, non_blocking=True).expand(rows, -1)  # made on the device it would wait for the device
     columns = [
         value.to(device, dtype).expand(rows)
         if isinstance(value, Tensor)

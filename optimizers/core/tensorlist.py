@@ -48,7 +48,10 @@ class TensorList:
         """What ``torch._foreach_*`` takes beside these tensors: a number, or a list as long as they are."""
         if not isinstance(other, TensorList):
             return self._number(other)
-        return other.tensors if len(other.tensors) == len(self.tensors) else other.tensors * len(self.tensors)
+        tensors = other.tensors
+        if other.dtype is not self.dtype and tensors[0].ndim == 0:  # else 0-dim parameters would be promoted to float64
+            tensors = [t.to(self.dtype) for t in tensors]
+        return tensors if len(tensors) == len(self.tensors) else tensors * len(self.tensors)
 
     def _number(self, x: Any) -> Any:
         """``x``; on CPU as a 0-dim tensor of these tensors' dtype, which torch works through four times faster."""

@@ -5,6 +5,10 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -172,3 +176,30 @@ def test_missing_attribute_in_update_says_what_there_is() -> None:
     p.grad = torch.ones(3)
     with pytest.raises(AttributeError, match="no 'momentum' here; there are exp_avg, exp_avg_slow, exp_avg_sq"):
         Wrong([p]).step()
+
+
+WITHOUT_COMPILER = """
+import torch
+from optzoo.optimizers import AdamW
+p = torch.nn.Parameter(torch.ones(1 << 16))
+p.grad = torch.ones_like(p)
+try:
+    AdamW([p], fused=True).step()
+except RuntimeError as error:
+    assert (p == 1).all()
+    print(error)
+"""
+
+
+@pytest.mark.slow
+def test_fused_without_a_compiler_says_what_is_missing(tmp_path: Path) -> None:
+    environment = {**os.environ, "CXX": str(tmp_path / "none"), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_COMPILER],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    assert "fused=True: torch.compile failed. It needs a C++ compiler for CPU tensors" in done.stdout
