@@ -69,23 +69,19 @@ class Adam(Optimizer):
         super().__init__(params, {**defaults, "decoupled_weight_decay": decoupled_weight_decay}, options)
 
     def scalars(self, h: Any) -> None:
-        h.bias1 = 1 - h.beta1**h.step
+        # m̂ / (√v̂ + eps) = gain · m / (√v + eps'), with eps' = eps √(1-β2^t) and gain = √(1-β2^t) / (1-β1^t)
         h.bias2 = 1 - h.beta2**h.step
-        h.root_bias2 = h.bias2**0.5
+        root = 1 if h.amsgrad in ("paper", "debiased") else h.bias2**0.5
+        h.gain = 1 if h.amsgrad == "paper" else root / (1 - h.beta1**h.step)
+        h.eps = h.eps * root
 
     @staticmethod
     def update(p: Any, g: Any, s: Any, h: Any) -> Any:
         m = s.exp_avg.lerp_(g, 1 - h.beta1)  # m ← β1 m + (1-β1) g
         v = s.exp_avg_sq.mul_(h.beta2).addcmul_(g, g, value=1 - h.beta2)  # v ← β2 v + (1-β2) g²
-        if h.amsgrad == "paper":
-            return m / s.max_exp_avg_sq.clamp_min_(v).sqrt().add_(h.eps)
-        # m̂ / (√v̂ + eps) with both sides of the fraction times 1-β1^t: a pass less than correcting m and v
-        if h.amsgrad == "debiased":
-            root = s.max_exp_avg_sq.clamp_min_(v / h.bias2).sqrt().mul_(h.bias1)
-        else:
-            v = s.max_exp_avg_sq.clamp_min_(v) if h.amsgrad else v
-            root = v.sqrt().mul_(h.bias1 / h.root_bias2)
-        return m / root.add_(h.eps * h.bias1)
+        if h.amsgrad:
+            v = s.max_exp_avg_sq.clamp_min_(v / h.bias2 if h.amsgrad == "debiased" else v)
+        return m / v.sqrt().add_(h.eps)
 
     def buffer_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return (*self.buffers, "max_exp_avg_sq") if group["amsgrad"] else self.buffers

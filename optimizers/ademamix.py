@@ -95,7 +95,8 @@ class AdEMAMix(Optimizer):
     def scalars(self, h: Any) -> None:
         t = maximum(h.step - h.schedule_start, 0)
         h.correction1 = 1 / (1 - h.beta1**h.step)
-        h.correction2 = (1 - h.beta2**h.step) ** -0.5
+        h.gain = (1 - h.beta2**h.step) ** 0.5  # √v̂ + eps = (√v + eps √(1-β2^t)) / √(1-β2^t)
+        h.eps = h.eps * h.gain
         h.fast = h.beta1 > 0
         h.slow_weight = 1 - h.beta3
         if h.beta3_warmup:
@@ -110,7 +111,7 @@ class AdEMAMix(Optimizer):
         m1 = s.exp_avg.lerp_(g, 1 - h.beta1) if h.fast else g  # m1 ← β1 m1 + (1-β1) g
         m2 = s.exp_avg_slow.lerp_(g, h.slow_weight)  # m2 ← β3 m2 + (1-β3) g, never bias-corrected
         v = s.exp_avg_sq.mul_(h.beta2).addcmul_(g, g, value=1 - h.beta2)  # v ← β2 v + (1-β2) g²
-        return (m2 * h.alpha).add_(m1, alpha=h.correction1).div_(v.sqrt().mul_(h.correction2).add_(h.eps))
+        return (m2 * h.alpha).add_(m1, alpha=h.correction1).div_(v.sqrt().add_(h.eps))
 
     def buffer_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
         return self.buffers if group["betas"][0] > 0 else self.buffers[1:]

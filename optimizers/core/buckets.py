@@ -1,7 +1,7 @@
 """What one step works on: parameters that can be treated alike, cut and packed into pieces of bounded size.
 
-Pieces bound the temporaries of a step and keep them in cache: AdamW on 59 M parameters of a CPU takes 2.3 times torch's
-fused step in pieces of 2^18 elements, 6.6 times without.
+Pieces bound the temporaries of a step and keep them in cache: AdamW on 59 M parameters of a CPU takes 2.4 times torch's
+fused step in pieces of 2^18 elements, over 8 times without.
 """
 
 from __future__ import annotations

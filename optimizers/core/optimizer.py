@@ -93,6 +93,7 @@ class Optimizer(torch.optim.Optimizer):
     def scalars(self, h: Any) -> None:
         """Add to ``h`` the numbers of this step that ``update`` needs beside the options, such as bias corrections.
 
+        ``h.gain`` (1) is a positive factor of u that all coordinates share: as part of the step size it costs nothing.
         ``h.step`` counts this parameter's steps from 1. It is a float, or a float64 tensor where counts live on the
         device, so only arithmetic and the functions of scalars.py apply.
         """

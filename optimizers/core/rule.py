@@ -1,4 +1,4 @@
-"""One step of the contract θ ← θ − lr · (T(u) + λθ), u = update(p, g, s, h), on one piece. The only copy of it."""
+"""One step of the contract θ ← θ − lr · (gain · T(u) + λθ), u = update(p, g, s, h), on one piece. The only copy."""
 
 from __future__ import annotations
 
@@ -33,14 +33,15 @@ def direction(update: Update, p: Any, g: Any, s: Namespace, h: Namespace) -> Any
 
 
 def descend(p: Any, u: Any, scale: Any, h: Namespace) -> None:
-    """θ ← (1 − lr λ) θ − lr · scale · u in the working precision, rounded once to the parameter's dtype."""
+    """θ ← (1 − lr λ) θ − lr · gain · scale · u in the working precision, rounded once to the parameter's dtype."""
     theta = p.to(working_dtype(p.dtype))
     if h.decays and h.decoupled_weight_decay:
         theta.mul_(1 - h.lr * h.weight_decay)
+    step_size = h.lr * h.gain
     if scale is None:
-        theta.sub_(u, alpha=h.lr)
+        theta.sub_(u, alpha=step_size)
     else:
-        theta.addcmul_(u, scale, value=-h.lr)
+        theta.addcmul_(u, scale, value=-step_size)
     if theta is not p:
         p.copy_(theta)
 

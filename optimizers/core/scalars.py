@@ -27,6 +27,7 @@ def hyperparameters(group: Mapping[str, Any], names: Iterable[str], step: float 
     """
     h: Any = Namespace()
     h.step = step
+    h.gain = 1
     for name in names:
         if name == "betas":
             for i, beta in enumerate(group["betas"], start=1):
