@@ -1,0 +1,55 @@
+"""Optimizers by name, and what is known of them before they are made."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from optzoo.optimizers import Optimizer, OptimizerInfo, create_optimizer, list_optimizers, optimizer_info
+
+
+def test_names_and_patterns() -> None:
+    assert list_optimizers() == sorted(list_optimizers())
+    assert list_optimizers("AD*") == ["adam", "adamw", "ademamix"]
+    assert list_optimizers("nothing*") == []
+
+
+@pytest.mark.parametrize("name", list_optimizers())
+def test_record(name: str) -> None:
+    info = optimizer_info(name)
+    assert isinstance(info, OptimizerInfo)
+    assert info == optimizer_info(info.optimizer_class.__name__)
+    assert issubclass(info.optimizer_class, Optimizer)
+    assert info.defaults["lr"] > 0
+    assert info.defaults.keys() >= {"betas", "weight_decay", "cautious", "foreach", "fused", "maximize", "capturable"}
+    assert "params" not in info.defaults
+    assert all([info.paper, info.description, info.use_when])
+    assert "cautious" in info.supports
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        info.name = "other"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", list_optimizers())
+def test_of_a_model_biases_and_norms_do_not_decay(name: str) -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
+    model[0].bias.requires_grad_(False)
+    optimizer = create_optimizer(name.upper(), model, lr=0.5, weight_decay=0.25, cautious=True)
+    decay, no_decay = optimizer.param_groups
+    assert (decay["weight_decay"], no_decay["weight_decay"]) == (0.25, 0.0)
+    assert decay["param_names"] == ["0.weight", "2.weight"]
+    assert no_decay["param_names"] == ["1.weight", "1.bias", "2.bias"]
+    assert all(group["lr"] == 0.5 and group["cautious"] is True for group in optimizer.param_groups)
+    own = create_optimizer(name, model)
+    assert own.param_groups[0]["weight_decay"] == optimizer_info(name).defaults["weight_decay"]
+    assert own.param_groups[0]["lr"] == optimizer_info(name).defaults["lr"]
+
+
+@pytest.mark.parametrize("name", list_optimizers())
+def test_parameters_and_groups_are_taken_as_they_are(name: str) -> None:
+    params = [nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))]
+    assert create_optimizer(name, params, weight_decay=0.1).param_groups[0]["params"] == params
+    groups = [{"params": params[:1], "lr": 0.1}, {"params": params[1:], "lr": 0.2}]
+    assert [group["lr"] for group in create_optimizer(name, groups).param_groups] == [0.1, 0.2]
