@@ -1,6 +1,21 @@
-"""Make `reference`, the papers in NumPy, importable: pytest's importlib mode puts no test folder on `sys.path`."""
+"""Make `reference` and `support` importable, and say which tests need more than Python.
 
+pytest's importlib mode puts no test folder on `sys.path`.
+"""
+
+import os
+import shutil
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent))
+
+COMPILERS = (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Without a C++ compiler there is no compiled step to test; CI must have one, and fails without."""
+    if item.get_closest_marker("compiled") and not os.environ.get("CI") and not any(map(shutil.which, COMPILERS)):
+        pytest.skip("needs a C++ compiler, and there is none on PATH")

@@ -379,6 +379,7 @@ def test_compiled_step(name: str, cautious: bool) -> None:
     assert counter.frame_count == 3
 
 
+@pytest.mark.compiled
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["cadamw", "ademamix"])
 def test_step_compiled_by_inductor(name: str) -> None:

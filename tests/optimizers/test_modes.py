@@ -57,6 +57,7 @@ def test_pieces_above_the_size_at_which_torch_uses_threads() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.compiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("cautious", [False, True])
 @pytest.mark.parametrize("name", ["adamw", "ademamix", "lion", "diffgrad"])
@@ -71,6 +72,7 @@ def test_fused_is_within_rounding_of_the_default(
         assert error.max() <= 2 * ULP[dtype]
 
 
+@pytest.mark.compiled
 def test_fused_compiles_one_graph_for_all_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizer, "SMALLEST", 2)
     torch._dynamo.utils.counters.clear()
@@ -94,6 +96,7 @@ print(json.dumps(path[-1][0].flatten().tolist()))
 
 
 @pytest.mark.slow
+@pytest.mark.compiled
 def test_processes_that_share_a_compile_cache_keep_their_own_hyperparameters(tmp_path: Path) -> None:
     """torch 2.13 gives the second process the first one's constants where hyper-parameters enter as Python floats."""
     tests = Path(__file__).parents[1]

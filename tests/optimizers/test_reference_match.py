@@ -66,6 +66,7 @@ def test_equals_the_paper(case: Case, transform: str, mode: Mapping[str, Any]) -
 
 
 @pytest.mark.slow
+@pytest.mark.compiled
 @pytest.mark.parametrize("mode", ["fused"], indirect=True)
 @pytest.mark.parametrize("transform", ["plain", "cautious"])
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -74,6 +75,7 @@ def test_equals_the_paper_when_compiled(case: Case, transform: str, mode: Mappin
 
 
 @pytest.mark.slow
+@pytest.mark.compiled
 @pytest.mark.parametrize("mode", ["fused"], indirect=True)
 @pytest.mark.parametrize("transform", [t for t in TRANSFORMS if t not in ("plain", "cautious")])
 def test_equals_the_paper_when_compiled_under_every_transform(transform: str, mode: Mapping[str, Any]) -> None:
