@@ -1,6 +1,6 @@
 """Time of one optimizer step, in multiples of the memory-traffic floor, against torch in the same run.
 
-    python benchmarks/step_time.py [--json FILE] [--rounds 9] [--only adamw,lion] [--device cuda] [--small]
+    python benchmarks/step_time.py [--json FILE] [--rounds 9] [--only adamw,lion] [--device cuda]
 
 F is torch.optim.AdamW(fused=True) on the same tensors, which moves 7 floats per parameter: read p, g, m, v, write p,
 m, v. An optimizer that must move n floats has the floor n/7 F. Every case steps once per round, rounds are
@@ -26,8 +26,8 @@ from optzoo.optimizers import create_optimizer, list_optimizers
 
 FLOATS = {"adam": 7, "adamw": 7, "grams": 7, "lion": 5, "amsgrad": 9, "ademamix": 9, "diffgrad": 9}
 """Floats per parameter a step reads and writes at least."""
-CAUTIOUS_EXTRA = 3
-"""A second pass that reads the update and the parameter and writes the parameter, once the scale is known."""
+COUNT = {"cadamw": 3, "clion": 2}
+"""Floats a cautious step reads besides, gradient and buffers, to count what it keeps before it can scale."""
 
 
 def gpt_shapes(
@@ -54,7 +54,7 @@ def parameters(shapes: Sequence[tuple[int, ...]], device: str) -> list[Tensor]:
     return result
 
 
-def cases(only: Sequence[str], torch_names: bool = True) -> dict[str, tuple[Callable[[list[Tensor]], Any], float]]:
+def cases(only: Sequence[str]) -> dict[str, tuple[Callable[[list[Tensor]], Any], float]]:
     """Name, how to make the optimizer, and the floats of its floor."""
     result: dict[str, tuple[Callable[[list[Tensor]], Any], float]] = {
         "torch AdamW fused": (lambda p: torch.optim.AdamW(p, fused=True), 7),
@@ -63,7 +63,7 @@ def cases(only: Sequence[str], torch_names: bool = True) -> dict[str, tuple[Call
     }
     for name in only:
         base = {"cadamw": "adamw", "clion": "lion"}.get(name, name)
-        floats = FLOATS[base] + (CAUTIOUS_EXTRA if base != name else 0)
+        floats = FLOATS[base] + COUNT.get(name, 0)
         for mode, options in {"default": {}, "fused": {"fused": True}}.items():
             result[f"{name} {mode}"] = (lambda p, n=name, o=options: create_optimizer(n, p, **o), floats)
     return result

@@ -74,10 +74,10 @@ def _import(path: str) -> Callable[..., Optimizer]:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError) as error:  # ValueError: an empty or relative module name
         raise UsageError(f"optimizer {path!r}: cannot import {module_name!r} ({error})") from error
-    factory = getattr(module, attribute, None)
+    factory: Callable[..., Optimizer] | None = getattr(module, attribute, None)
     if not callable(factory):
         raise unknown_name(f"optimizer of {module_name}", attribute, _optimizers_in(module))
-    return factory  # type: ignore[no-any-return]
+    return factory
 
 
 def _optimizers_in(module: object) -> list[str]:

@@ -42,7 +42,7 @@ def train(
             _set_lr(optimizer, lr * problem.lr_factor(step))
             started = perf_counter_ns()
             optimizer.zero_grad()
-            problem.loss(step).backward()  # type: ignore[no-untyped-call]
+            torch.autograd.backward(problem.loss(step))
             differentiated = perf_counter_ns()
             optimizer.step()
             finished = perf_counter_ns()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any, TypeGuard
+from typing import Any
 
 from torch import nn
+
+from .core.options import FRACTION, NON_NEGATIVE
 
 
 def param_groups(
@@ -260,18 +261,14 @@ def _check_model(model: object) -> None:
 
 
 def _check_numbers(weight_decay: object, lr: object, layer_decay: object) -> None:
-    if not _is_number(weight_decay) or weight_decay < 0:
-        raise ValueError(f"param_groups: weight_decay must be a finite number >= 0, got {weight_decay!r}")
-    if lr is not None and (not _is_number(lr) or lr < 0):
-        raise ValueError(f"param_groups: lr must be a finite number >= 0 or None, got {lr!r}")
-    if layer_decay is not None and (not _is_number(layer_decay) or not 0 < layer_decay <= 1):
-        raise ValueError(f"param_groups: layer_decay must be in (0, 1] or None, got {layer_decay!r}")
+    if not NON_NEGATIVE.holds(weight_decay):
+        raise ValueError(f"param_groups: weight_decay must be {NON_NEGATIVE.wording}, got {weight_decay!r}")
+    if lr is not None and not NON_NEGATIVE.holds(lr):
+        raise ValueError(f"param_groups: lr must be {NON_NEGATIVE.wording} or None, got {lr!r}")
+    if layer_decay is not None and not FRACTION.holds(layer_decay):
+        raise ValueError(f"param_groups: layer_decay must be {FRACTION.wording} or None, got {layer_decay!r}")
     if layer_decay is not None and lr is None:
         raise ValueError(f"param_groups: layer_decay={layer_decay!r} scales lr, so give lr as well")
-
-
-def _is_number(x: object) -> TypeGuard[float]:
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def _check_patterns(

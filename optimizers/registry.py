@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import inspect
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ from .ademamix import AdEMAMix
 from .amsgrad import AMSGrad
 from .cautious import CAdamW, CLion
 from .core import Optimizer
+from .core.options import nearest
 from .diffgrad import DiffGrad
 from .grams import Grams
 from .groups import param_groups
@@ -155,9 +155,7 @@ def optimizer_info(name: str) -> OptimizerInfo:
     """
     info = _REGISTRY.get(name.lower())
     if info is None:
-        near = difflib.get_close_matches(name.lower(), _REGISTRY, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else "there are " + ", ".join(_REGISTRY)
-        raise ValueError(f"no optimizer is called {name!r}; {hint}")
+        raise ValueError(f"no optimizer is called {name!r}; {nearest(name.lower(), _REGISTRY, 'there are')}")
     return info
 
 

@@ -23,7 +23,7 @@ _ONE = torch.tensor(1.0, device="cpu")  # a tensor, because foreach would make o
 
 
 class Optimizer(torch.optim.Optimizer):
-    """Base of the optimizers here: θ ← θ − lr · (T(u) + λθ) with u = update(p, g, s, h).
+    """Base of the optimizers here: θ ← θ − lr · (gain · T(u) + λθ) with u = update(p, g, s, h).
 
     A subclass names its ``buffers`` and writes ``update`` in Tensor's methods; the base does everything else: parameter
     groups, gradients, step counts, transforms T, weight decay, modes, precision, sharding and checkpoints. ``p``, ``g``
@@ -53,10 +53,11 @@ class Optimizer(torch.optim.Optimizer):
     """Ranges of the options that are this optimizer's own."""
     presets: ClassVar[Mapping[str, Any]] = {}
     """Defaults of shared options that differ in this class."""
+    __signature__: ClassVar[inspect.Signature]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.__signature__ = option_rules.expand_signature(cls)  # type: ignore[attr-defined]
+        cls.__signature__ = option_rules.expand_signature(cls)
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], options: Options) -> None:
         unknown = options.keys() - option_rules.DEFAULTS.keys()

@@ -89,6 +89,7 @@ def _are_decay_factors(x: object) -> bool:
 
 
 NON_NEGATIVE = Rule(_number(0), "a finite number >= 0")
+FRACTION = Rule(_number(0, 1, low_open=True), "a number in (0, 1]")
 STEPS = Rule(lambda x: x is None or _number(0)(x), "None or a number of steps >= 0")
 _SWITCH, _CHOICE = one_of(True, False), one_of(None, True, False)
 
@@ -104,7 +105,7 @@ RULES: Mapping[str, Rule] = {
     "capturable": _SWITCH,
     "cautious": _SWITCH,
     "cautious_scale": one_of("floor", "xi", None),
-    "cautious_floor": Rule(_number(0, 1, low_open=True), "a number in (0, 1]"),
+    "cautious_floor": FRACTION,
     "grams": _SWITCH,
 }
 
@@ -145,9 +146,14 @@ def reject_unknown(owner: type, unknown: Iterable[str]) -> NoReturn:
     """TypeError for keywords the constructor of ``owner`` does not take, naming the nearest it does."""
     valid = [name for name in inspect.signature(owner).parameters if name != "params"]
     name = sorted(unknown)[0]
+    raise TypeError(f"{owner.__name__} has no option {name!r}; {nearest(name, valid, 'it takes')}")
+
+
+def nearest(name: str, valid: Iterable[str], otherwise: str) -> str:
+    """The hint of an error about an unknown name: the valid one next to it, or all of them."""
+    valid = list(valid)
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(valid)}"
-    raise TypeError(f"{owner.__name__} has no option {name!r}; {hint}")
+    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(valid)}"
 
 
 def expand_signature(owner: type) -> inspect.Signature:

@@ -1,4 +1,4 @@
-"""Transforms T of an update direction, in the step θ ← θ − lr · (T(u) + λθ), for every elementwise optimizer.
+"""Transforms T of an update direction, in the step θ ← θ − lr · (gain · T(u) + λθ), for every optimizer.
 
 Each works on Tensors and TensorLists alike and may overwrite ``u``. Signs are compared through ``sign(g)``, whose
 products are exact: u·g itself underflows to 0, and would mask coordinates that agree.

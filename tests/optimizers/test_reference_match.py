@@ -65,18 +65,16 @@ def test_equals_the_paper(case: Case, transform: str, mode: Mapping[str, Any]) -
     assert errors(case, TRANSFORMS[transform], mode) < 1e-13
 
 
+COMPILED = [
+    *((case, transform) for case in CASES for transform in ("plain", "cautious")),
+    *((Case("adamw"), transform) for transform in TRANSFORMS if transform not in ("plain", "cautious")),
+]
+"""Every path through an optimizer, every path through the transforms: each of these is compiled."""
+
+
 @pytest.mark.slow
 @pytest.mark.compiled
 @pytest.mark.parametrize("mode", ["fused"], indirect=True)
-@pytest.mark.parametrize("transform", ["plain", "cautious"])
-@pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize(("case", "transform"), COMPILED, ids=str)
 def test_equals_the_paper_when_compiled(case: Case, transform: str, mode: Mapping[str, Any]) -> None:
     assert errors(case, TRANSFORMS[transform], mode) < 1e-12
-
-
-@pytest.mark.slow
-@pytest.mark.compiled
-@pytest.mark.parametrize("mode", ["fused"], indirect=True)
-@pytest.mark.parametrize("transform", [t for t in TRANSFORMS if t not in ("plain", "cautious")])
-def test_equals_the_paper_when_compiled_under_every_transform(transform: str, mode: Mapping[str, Any]) -> None:
-    assert errors(Case("adamw"), TRANSFORMS[transform], mode) < 1e-12

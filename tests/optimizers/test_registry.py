@@ -29,7 +29,7 @@ def test_record(name: str) -> None:
     assert all([info.paper, info.description, info.use_when])
     assert "cautious" in info.supports
     with pytest.raises(dataclasses.FrozenInstanceError):
-        info.name = "other"  # type: ignore[misc]
+        info.name = "other"
 
 
 @pytest.mark.parametrize("name", list_optimizers())
