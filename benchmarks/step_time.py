@@ -24,7 +24,18 @@ from torch import Tensor
 
 from optzoo.optimizers import create_optimizer, list_optimizers
 
-FLOATS = {"adam": 7, "adamw": 7, "grams": 7, "lion": 5, "amsgrad": 9, "ademamix": 9, "diffgrad": 9}
+FLOATS = {
+    "adam": 7,
+    "adamw": 7,
+    "grams": 7,
+    "lion": 5,
+    "amsgrad": 9,
+    "ademamix": 9,
+    "diffgrad": 9,
+    "dog": 6,
+    "ldog": 6,
+    "adafactor": 6,
+}
 """Floats per parameter a step reads and writes at least."""
 COUNT = {"cadamw": 3, "clion": 2}
 """Floats a cautious step reads besides, gradient and buffers, to count what it keeps before it can scale."""
@@ -60,6 +71,7 @@ def cases(only: Sequence[str]) -> dict[str, tuple[Callable[[list[Tensor]], Any],
         "torch AdamW fused": (lambda p: torch.optim.AdamW(p, fused=True), 7),
         "torch AdamW foreach": (lambda p: torch.optim.AdamW(p, foreach=True), 7),
         "torch AdamW loop": (lambda p: torch.optim.AdamW(p, foreach=False), 7),
+        "torch Adafactor": (torch.optim.Adafactor, 6),
     }
     for name in only:
         base = {"cadamw": "adamw", "clion": "lion"}.get(name, name)

@@ -1,5 +1,6 @@
 """Optimizers, each equal to a float64 transcription of its paper, behind ``torch.optim``'s interface."""
 
+from .adafactor import Adafactor
 from .adam import Adam, AdamW
 from .ademamix import AdEMAMix
 from .adoption import adopt
@@ -7,6 +8,7 @@ from .amsgrad import AMSGrad
 from .cautious import CAdamW, CLion
 from .core import Optimizer, Options
 from .diffgrad import DiffGrad
+from .dog import DoG, LDoG
 from .grams import Grams
 from .groups import param_groups
 from .lion import Lion
@@ -15,12 +17,15 @@ from .registry import OptimizerInfo, create_optimizer, list_optimizers, optimize
 __all__ = [
     "AMSGrad",
     "AdEMAMix",
+    "Adafactor",
     "Adam",
     "AdamW",
     "CAdamW",
     "CLion",
     "DiffGrad",
+    "DoG",
     "Grams",
+    "LDoG",
     "Lion",
     "Optimizer",
     "OptimizerInfo",

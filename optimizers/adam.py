@@ -83,7 +83,7 @@ class Adam(Optimizer):
             v = s.max_exp_avg_sq.clamp_min_(v / h.bias2 if h.amsgrad == "debiased" else v)
         return m / v.sqrt().add_(h.eps)
 
-    def buffer_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+    def buffer_names(self, group: Mapping[str, Any], param: Tensor) -> tuple[str, ...]:
         return (*self.buffers, "max_exp_avg_sq") if group["amsgrad"] else self.buffers
 
     def new_buffer(self, name: str, param: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:

@@ -113,7 +113,7 @@ class AdEMAMix(Optimizer):
         v = s.exp_avg_sq.mul_(h.beta2).addcmul_(g, g, value=1 - h.beta2)  # v ← β2 v + (1-β2) g²
         return (m2 * h.alpha).add_(m1, alpha=h.correction1).div_(v.sqrt().add_(h.eps))
 
-    def buffer_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+    def buffer_names(self, group: Mapping[str, Any], param: Tensor) -> tuple[str, ...]:
         return self.buffers if group["betas"][0] > 0 else self.buffers[1:]
 
     def check_group(self, group: Mapping[str, Any]) -> None:

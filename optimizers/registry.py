@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .adafactor import Adafactor
 from .adam import Adam, AdamW
 from .ademamix import AdEMAMix
 from .amsgrad import AMSGrad
@@ -17,6 +18,7 @@ from .cautious import CAdamW, CLion
 from .core import Optimizer
 from .core.options import nearest
 from .diffgrad import DiffGrad
+from .dog import DoG, LDoG
 from .grams import Grams
 from .groups import param_groups
 from .lion import Lion
@@ -52,6 +54,7 @@ class OptimizerInfo:
 
 _ADAM = "Adam: A Method for Stochastic Optimization, Kingma & Ba, 2015"
 _CAUTIOUS = "Cautious Optimizers: Improving Training with One Line of Code, Liang et al., 2024"
+_DOG = "DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule, Ivgi, Hinder & Carmon, 2023"
 
 _REGISTRY = {
     info.name: info
@@ -129,6 +132,33 @@ _REGISTRY = {
             "2411.16085",
             "Lion without the coordinates that disagree with the gradient",
             "wherever Lion works, at Lion's settings",
+            4,
+        ),
+        OptimizerInfo(
+            "dog",
+            DoG,
+            _DOG,
+            "2302.12022",
+            "SGD whose step size is the distance travelled over the root of the gradients' sum of squares",
+            "no learning rate is to be tuned; evaluate on the average of the iterates",
+            4,
+        ),
+        OptimizerInfo(
+            "ldog",
+            LDoG,
+            _DOG,
+            "2302.12022",
+            "DoG with a step size of its own for every tensor",
+            "no learning rate is to be tuned, on transformers above all",
+            4,
+        ),
+        OptimizerInfo(
+            "adafactor",
+            Adafactor,
+            "Adafactor: Adaptive Learning Rates with Sublinear Memory Cost, Shazeer & Stern, 2018",
+            "1804.04235",
+            "second moments of matrices kept as a row and a column",
+            "memory is short, or the model is of the T5 family",
             4,
         ),
     )

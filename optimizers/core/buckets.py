@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .reductions import Sharding
 from .scalars import Namespace, precise
 from .tensorlist import TensorList
 
@@ -31,23 +32,29 @@ class Bucket:
 
     group: dict[str, Any]
     buffers: tuple[str, ...]
-    sharding: tuple[Any, ...] | None
+    sharding: Sharding
     count: float | None
     """How many steps these parameters will have made; None where counts live on the device."""
     params: list[Tensor] = field(default_factory=list)
     rows: list[tuple[Tensor, ...]] = field(default_factory=list)
     """Per parameter: the parameter, its gradient and its buffers as plain local real tensors."""
-    steps: list[Tensor] = field(default_factory=list)
+    states: list[Mapping[str, Any]] = field(default_factory=list)
+    h: Any = None
+    """The numbers of this step."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.rows[0][0].device
 
     def add(self, param: Tensor, grad: Tensor, state: Mapping[str, Any]) -> None:
         self.params.append(param)
-        self.steps.append(state["step"])
+        self.states.append(state)
         operands = (param, grad, *[state[name] for name in self.buffers])
         self.rows.append(local(operands) if self.sharding or param.is_complex() else operands)
 
     def step(self) -> float | Tensor:
         """The number of this step, from 1: a float, or a vector with every parameter's."""
-        return precise(torch.stack(self.steps)) if self.count is None else self.count
+        return precise(torch.stack([state["step"] for state in self.states])) if self.count is None else self.count
 
     def size(self, row: int) -> int:
         """Real numbers in a whole parameter, all its shards together."""
@@ -73,8 +80,8 @@ def is_dtensor(t: Any) -> bool:
     return hasattr(t, "placements")
 
 
-def sharding(param: Any) -> tuple[Any, ...] | None:
-    """What a DTensor's bucket depends on: the mesh and the placements. None for any other tensor."""
+def sharding(param: Any) -> Sharding:
+    """What a DTensor's bucket depends on."""
     return (param.device_mesh, param.placements) if is_dtensor(param) else None
 
 
@@ -88,6 +95,26 @@ def local(operands: Sequence[Any]) -> tuple[Tensor, ...]:
     return tuple(torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in operands)
 
 
+def zeros(param: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Zeros that lie like ``param``: in its memory layout or, where ``shape`` is not its own, on its device and ranks.
+
+    A dimension along which they have size 1 and the parameter is sharded is replicated.
+    """
+    if tuple(shape) == tuple(param.shape):
+        return torch.zeros_like(param, dtype=dtype, memory_format=torch.preserve_format)
+    lies = sharding(param)
+    if lies is None or not shape:
+        return torch.zeros(shape, dtype=dtype, device=param.device)
+    from torch.distributed import tensor as dtensor
+
+    mesh, placements = lies
+    placements = [
+        dtensor.Replicate() if placement.is_shard() and shape[placement.dim] == 1 else placement
+        for placement in placements
+    ]
+    return dtensor.zeros(*shape, dtype=dtype, device_mesh=mesh, placements=placements)
+
+
 def pieces(bucket: Bucket, rows: Sequence[int], size: float, pack: bool, wrap: bool) -> Iterator[Piece]:
     """The tensors ``rows`` of ``bucket`` in pieces of at most ``size`` elements, where their memory allows the cut.
 
@@ -99,9 +126,8 @@ def pieces(bucket: Bucket, rows: Sequence[int], size: float, pack: bool, wrap: b
     for i in rows:
         row = bucket.rows[i]
         numel = row[0].numel()
-        flat = flattened(row) if numel > size else None
-        if flat is not None:
-            parts = list(zip(*[torch.split(t, int(size)) for t in flat], strict=True))
+        parts = cut(row, int(size)) if numel > size else None
+        if parts is not None:
             for k, part in enumerate(parts, start=1):
                 yield make([i], [part])._replace(complete=k == len(parts), small=len(parts) <= HELD)
             continue
@@ -115,6 +141,25 @@ def pieces(bucket: Bucket, rows: Sequence[int], size: float, pack: bool, wrap: b
         room -= numel
     if waiting:
         yield make(waiting, [bucket.rows[k] for k in waiting])
+
+
+def cut(tensors: Sequence[Tensor], size: int) -> list[tuple[Tensor, ...]] | None:
+    """Operands in parts of about ``size`` elements: of their flat view, or of dimension 0 where they are broadcast."""
+    first = tensors[0]
+    if all(t.shape == first.shape for t in tensors):
+        flat = flattened(tensors)
+        return None if flat is None else list(zip(*[torch.split(t, size) for t in flat], strict=True))
+    return cut_rows(tensors, size)
+
+
+def cut_rows(tensors: Sequence[Tensor], size: int) -> list[tuple[Tensor, ...]]:
+    """Operands in parts of about ``size`` elements along dimension 0, whole where they are broadcast along it."""
+    first = tensors[0]
+    length = first.shape[0]
+    rows = max(1, size * length // max(first.numel(), 1))
+    count = max(1, -(-length // rows))
+    columns = [torch.split(t, rows) if t.shape[0] == length else (t,) * count for t in tensors]
+    return list(zip(*columns, strict=True))
 
 
 def flat_pieces(bucket: Bucket, smallest: int) -> Iterator[Piece]:
@@ -150,6 +195,8 @@ def namespace(names: Iterable[str], values: Iterable[Any]) -> Namespace:
 def flattened(tensors: Sequence[Tensor]) -> list[Tensor] | None:
     """One-dimensional views of tensors of one layout, in the order of their memory; None where there are none."""
     first = tensors[0]
+    if any(t.shape != first.shape for t in tensors):
+        return None
     if all(t.is_contiguous() for t in tensors):
         return [t.view(-1) for t in tensors]
     if not _is_dense(first) or any(t.stride() != first.stride() for t in tensors):
@@ -172,3 +219,10 @@ def default_piece(device: torch.device) -> float:
     if torch.compiler.is_compiling():
         return math.inf
     return CPU_PIECE if device.type == "cpu" else DEVICE_PIECE
+
+
+def measured_piece(device: torch.device) -> float:
+    """As above for what is only measured: fixed numbers, so that sums do not depend on how updates are cut."""
+    if torch.compiler.is_compiling():
+        return math.inf
+    return 2**18 if device.type == "cpu" else 2**22

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from .options import describe, validate
-from .rule import working_dtype
 
 if TYPE_CHECKING:
     from .optimizer import Optimizer
@@ -59,15 +58,16 @@ def restore(optimizer: Optimizer, fitted: Mapping[str, Any]) -> None:
                     device = param.device if group["capturable"] else "cpu"
                     optimizer.state[param][name] = torch.as_tensor(value, dtype=torch.float32, device=device)
                 else:
-                    optimizer.state[param][name] = _like(param, value)
+                    _, dtype = optimizer.buffer_kind(name, param, group)
+                    optimizer.state[param][name] = _like(param, value, dtype)
             if optimizer.state.get(param):
-                optimizer._complete_state(param, group, optimizer.buffer_names(group))
+                optimizer._complete_state(param, group)
 
 
-def _like(param: Tensor, value: Tensor) -> Tensor:
-    """``value`` on the device, in the working precision and in the memory layout of ``param``."""
-    value = value.to(param.device, working_dtype(param.dtype))
-    if value.stride() == param.stride():
+def _like(param: Tensor, value: Tensor, dtype: torch.dtype) -> Tensor:
+    """``value`` on the device and, if it has its shape, in the memory layout of ``param``."""
+    value = value.to(param.device, dtype)
+    if value.shape != param.shape or value.stride() == param.stride():
         return value
     return torch.empty_like(param, dtype=value.dtype).copy_(value)
 
@@ -109,7 +109,7 @@ def _fit_state(
 ) -> dict[str, Any]:
     """The state we keep for one parameter, out of what was saved for it."""
     param = group["params"][index]
-    names = optimizer.buffer_names(options)
+    names = (*optimizer.buffer_names(options, param), *optimizer.scalar_buffers)
     missing = [name for name in ("step", *names) if name not in saved and name not in optimizer.recoverable]
     if missing:
         raise ValueError(
@@ -118,10 +118,10 @@ def _fit_state(
         )
     state = {name: saved[name] for name in ("step", *names) if name in saved}
     for name in names:
-        if name in state and (not isinstance(state[name], Tensor) or state[name].shape != param.shape):
-            found = tuple(state[name].shape) if isinstance(state[name], Tensor) else state[name]
+        shape = tuple(optimizer.buffer_kind(name, param, options)[0])
+        found = tuple(state[name].shape) if isinstance(state.get(name), Tensor) else state.get(name, shape)
+        if found != shape:
             raise ValueError(
-                f"{name!r} of {describe(group, index)} has shape {found} in the checkpoint, the parameter has "
-                f"{tuple(param.shape)}"
+                f"{name!r} of {describe(group, index)} has shape {found} in the checkpoint, here it has {shape}"
             )
     return state

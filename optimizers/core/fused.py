@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .buckets import Piece, namespace
-from .rule import Update, descend, direction
+from .rule import Update, descend, direction, operands
 from .scalars import Namespace
 from .tensorlist import TensorList
 
@@ -26,7 +26,12 @@ class Fused:
     """The compiled counterpart of :class:`.rule.Eager`; ``h`` is a row of the table of numbers."""
 
     def __init__(
-        self, update: Update, buffers: tuple[str, ...], numbers: tuple[str, ...], flags: tuple[tuple[str, Any], ...]
+        self,
+        update: Update,
+        measure: Update,
+        buffers: tuple[str, ...],
+        numbers: tuple[str, ...],
+        flags: tuple[tuple[str, Any], ...],
     ) -> None:
         def hyper(row: Tensor) -> Namespace:
             h = namespace(numbers, [TensorList([number]) for number in row.unbind()])
@@ -34,9 +39,11 @@ class Fused:
                 setattr(h, name, value)
             return h
 
+        def named(state: list[Tensor]) -> Namespace:
+            return namespace(buffers, [TensorList([buffer]) for buffer in state])
+
         def direct(p: Tensor, g: Tensor, state: list[Tensor], h: Namespace) -> TensorList:
-            s = namespace(buffers, [TensorList([buffer]) for buffer in state])
-            u: TensorList = direction(update, TensorList([p]), TensorList([g]), s, h)
+            u: TensorList = direction(update, TensorList([p]), TensorList([g]), named(state), h)
             return u
 
         def whole(p: Tensor, g: Tensor, state: list[Tensor], row: Tensor) -> None:
@@ -50,7 +57,17 @@ class Fused:
         def count(p: Tensor, g: Tensor, state: list[Tensor], row: Tensor) -> Tensor:
             return direct(p, g, [buffer.clone() for buffer in state], hyper(row)).tensors[0].count_nonzero()
 
+        def norms(p: Tensor, g: Tensor, state: list[Tensor], row: Tensor) -> list[Tensor]:
+            h = hyper(row)
+            measured = measure(*operands(TensorList([p]), TensorList([g]), h), named(state), h)
+            return [x.tensors[0].square().sum().sqrt() for x in measured]
+
         self._whole, self._scaled, self._count = _compiled(whole), _compiled(scaled), _compiled(count)
+        self._norms = _compiled(norms)
+
+    def norms(self, piece: Piece, h: Tensor) -> list[list[Tensor]]:
+        """Of each quantity that ``measure`` returns, the norm."""
+        return [[norm] for norm in self._norms(piece.p, piece.g, list(vars(piece.s).values()), h)]
 
     def whole(self, piece: Piece, h: Tensor) -> None:
         """A step without a scale."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -12,10 +12,10 @@ from torch.optim.optimizer import ParamsT
 
 from . import checkpoints, rule
 from . import options as option_rules
-from .buckets import Bucket, Piece, default_piece, flat_pieces, pieces, sharding
+from .buckets import Bucket, Piece, default_piece, flat_pieces, measured_piece, pieces, sharding, zeros
 from .fused import SMALLEST, Fused, fused_rule
 from .options import Options, describe
-from .scalars import hyperparameters, split, table, wrapped
+from .scalars import hyperparameters, precise, split, table, wrapped
 from .scaled import Scaled, reduce_counts
 
 _MODES = frozenset({"foreach", "fused", "capturable"})
@@ -47,6 +47,8 @@ class Optimizer(torch.optim.Optimizer):
 
     buffers: ClassVar[tuple[str, ...]] = ()
     """State tensors per parameter: zeros of its shape at first, in float32 where the parameter's precision is less."""
+    scalar_buffers: ClassVar[tuple[str, ...]] = ()
+    """State of one number per parameter, which ``update`` does not see."""
     recoverable: ClassVar[frozenset[str]] = frozenset()
     """Buffers that may start afresh when a loaded checkpoint lacks them."""
     rules: ClassVar[Mapping[str, option_rules.Rule]] = {}
@@ -91,6 +93,17 @@ class Optimizer(torch.optim.Optimizer):
         """The direction u of the paper, from parameter, gradient, buffers and the numbers of this step."""
         raise NotImplementedError("an optimizer defines update(p, g, s, h)")
 
+    @staticmethod
+    def measure(p: Any, g: Any, s: Any, h: Any) -> tuple[Any, ...]:
+        """Quantities of p's shape whose norms over whole parameters the step needs before the first update."""
+        raise NotImplementedError("an optimizer that asks for norms defines measure(p, g, s, h)")
+
+    def prepare(self, buckets: Sequence[Bucket]) -> None:
+        """Add to the ``h`` of ``buckets`` what takes whole parameters, or all of them, to know; before any update.
+
+        Such numbers are float64 tensors, one for a bucket or one per parameter. :meth:`square_sums` measures.
+        """
+
     def scalars(self, h: Any) -> None:
         """Add to ``h`` the numbers of this step that ``update`` needs beside the options, such as bias corrections.
 
@@ -99,13 +112,19 @@ class Optimizer(torch.optim.Optimizer):
         device, so only arithmetic and the functions of scalars.py apply.
         """
 
-    def buffer_names(self, group: Mapping[str, Any]) -> tuple[str, ...]:
+    def buffer_names(self, group: Mapping[str, Any], param: Tensor) -> tuple[str, ...]:
         """The buffers a group's options call for."""
         return self.buffers
 
+    def buffer_kind(self, name: str, param: Tensor, group: Mapping[str, Any]) -> tuple[Sequence[int], torch.dtype]:
+        """Shape and dtype of a buffer. A dimension of ``param`` that it lacks has size 1 there."""
+        if name in self.scalar_buffers:
+            return (), rule.real_dtype(param.dtype)
+        return param.shape, rule.working_dtype(param.dtype)
+
     def new_buffer(self, name: str, param: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
         """The first value of a buffer; ``state`` holds the buffers named before it."""
-        return torch.zeros_like(param, dtype=rule.working_dtype(param.dtype), memory_format=torch.preserve_format)
+        return zeros(param, *self.buffer_kind(name, param, group))
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise ValueError for options that do not go together."""
@@ -131,8 +150,12 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
+        buckets = self._buckets()
+        for bucket in buckets:
+            bucket.h = self.numbers(bucket)
+        self.prepare(buckets)
         sharded: list[Scaled] = []
-        for bucket in self._buckets():
+        for bucket in buckets:
             self._step_bucket(bucket, sharded)
         if sharded:
             reduce_counts(sharded)
@@ -140,47 +163,68 @@ class Optimizer(torch.optim.Optimizer):
                 scaled.finish()
         return loss
 
+    def numbers(self, bucket: Bucket) -> Any:
+        """The ``h`` of a bucket, but for what :meth:`prepare` adds."""
+        names = [name for name in self.defaults if name not in _MODES]
+        h = hyperparameters(bucket.group, names, bucket.step())
+        self.scalars(h)
+        return h
+
     def _step_bucket(self, bucket: Bucket, sharded: list[Scaled]) -> None:
         """Step a bucket's parameters, except that sharded updates that need a scale are left in ``sharded``."""
-        group, device = bucket.group, bucket.rows[0][0].device
-        h = hyperparameters(group, [name for name in self.defaults if name not in _MODES], bucket.step())
-        self.scalars(h)
+        h = bucket.h
         scaled = Scaled(bucket, h) if rule.needs_scale(h) else None
-        rest: Sequence[int] = range(len(bucket.rows))
-
-        def run(step: rule.Eager | Fused, piece: Piece, numbers: Any) -> None:
+        compiled = []
+        for run, piece, numbers in self._pass(bucket, default_piece(bucket.device)):
+            if isinstance(run, Fused):
+                compiled += [bucket.params[row] for row in piece.rows]
             if scaled is None:
-                step.whole(piece, numbers)
-                return
-            scaled.add(step, piece, numbers)
+                run.whole(piece, numbers)
+                continue
+            scaled.add(run, piece, numbers)
             if piece.complete and not bucket.sharding:
                 scaled.finish()
-
-        compiling = torch.compiler.is_compiling()
-        if group["fused"] and not compiling:
-            numbers, flags = split(h)
-            fused = fused_rule(self.update, bucket.buffers, tuple(numbers), tuple(flags.items()))
-            hs = table(numbers, len(bucket.rows), device)
-            big = {piece.rows[0]: piece for piece in flat_pieces(bucket, SMALLEST)}
-            for row, piece in big.items():
-                run(fused, piece, hs[row])
-            rest = [row for row in rest if row not in big]
-            torch.autograd.graph.increment_version([bucket.params[row] for row in big])
-
-        eager = rule.Eager(self.update)
-        on_tensors = any(isinstance(value, Tensor) for value in vars(h).values())
-        pack = group["foreach"] is not False and not compiling
-        for piece in pieces(bucket, rest, default_piece(device), pack, wrap=on_tensors):
-            run(eager, piece, wrapped(h, piece.rows) if on_tensors else h)
-
+        torch.autograd.graph.increment_version(compiled)
         if scaled is not None and bucket.sharding:
             sharded.append(scaled)
 
-    def _buckets(self) -> Iterable[Bucket]:
+    def square_sums(self, bucket: Bucket) -> Tensor:
+        """The square sum of each quantity that ``measure`` returns: (parameters, quantities), of local shards."""
+        rows: list[int] = []
+        columns: list[list[Tensor]] = []
+        for run, piece, numbers in self._pass(bucket, measured_piece(bucket.device), wrap=True):
+            rows += piece.rows
+            norms = run.norms(piece, numbers)
+            columns = columns or [[] for _ in norms]
+            for column, norm in zip(columns, norms, strict=True):
+                column += norm
+        squares = torch.stack([precise(torch.stack(column)) for column in columns], dim=1).square_()
+        index = torch.tensor(rows).to(bucket.device, non_blocking=True)
+        return squares.new_zeros(len(bucket.rows), len(columns)).index_add_(0, index, squares)
+
+    def _pass(self, bucket: Bucket, size: float, wrap: bool = False) -> Iterator[tuple[rule.Eager | Fused, Piece, Any]]:
+        """A pass over a bucket: its parameters in pieces, each with what runs it and the numbers that takes."""
+        h, group = bucket.h, bucket.group
+        rest: Sequence[int] = range(len(bucket.rows))
+        compiling = torch.compiler.is_compiling()
+        if group["fused"] and not compiling:
+            numbers, flags = split(h)
+            fused = fused_rule(self.update, self.measure, bucket.buffers, tuple(numbers), tuple(flags.items()))
+            hs = table(numbers, len(bucket.rows), bucket.device)
+            big = {piece.rows[0]: piece for piece in flat_pieces(bucket, SMALLEST)}
+            for row, piece in big.items():
+                yield fused, piece, hs[row]
+            rest = [row for row in rest if row not in big]
+        eager = rule.Eager(self.update, self.measure)
+        on_tensors = any(isinstance(value, Tensor) for value in vars(h).values())
+        pack = (group["foreach"] is not False or wrap) and not compiling
+        for piece in pieces(bucket, rest, size, pack, wrap=on_tensors or wrap):
+            yield eager, piece, wrapped(h, piece.rows) if on_tensors else h
+
+    def _buckets(self) -> list[Bucket]:
         """Count this step and sort the parameters that have a gradient into buckets."""
         work = []
         for group in self.param_groups:
-            names = self.buffer_names(group)
             for i, p in enumerate(group["params"]):
                 g = p.grad
                 if g is None:
@@ -190,8 +234,9 @@ class Optimizer(torch.optim.Optimizer):
                         f"{type(self).__name__} takes dense gradients only; that of {describe(group, i)} is {g.layout}."
                         " Make the layer with sparse=False, or give it to torch.optim.SparseAdam"
                     )
-                work.append((group, names, p, g))
-        states = [self._complete_state(p, group, names) for group, names, p, _ in work]
+                work.append((group, self.buffer_names(group, p), p, g))
+        self.make_state([(group, p) for group, _, p, _ in work])
+        states = [self.state[p] for _, _, p, _ in work]
         on_device = torch.compiler.is_compiling()
         host = [
             s["step"] for s, (group, *_) in zip(states, work, strict=True) if not (on_device or group["capturable"])
@@ -202,14 +247,14 @@ class Optimizer(torch.optim.Optimizer):
         buckets: dict[Any, Bucket] = {}
         for state, (group, names, p, g) in zip(states, work, strict=True):
             count = None if on_device or group["capturable"] else next(counts)
-            key = (id(group), p.device, p.dtype, sharding(p), count)
+            key = (id(group), p.device, p.dtype, sharding(p), count, names)
             if key not in buckets:
                 buckets[key] = Bucket(group, names, sharding(p), count)
             buckets[key].add(p, g, state)
         for bucket in buckets.values():
             if bucket.count is None:
-                torch._foreach_add_(bucket.steps, 1)
-        return buckets.values()
+                torch._foreach_add_([state["step"] for state in bucket.states], 1)
+        return list(buckets.values())
 
     # State
 
@@ -219,21 +264,22 @@ class Optimizer(torch.optim.Optimizer):
         State is otherwise made at a parameter's first step. Call this before torch.distributed.checkpoint reads or
         loads a fresh optimizer: it would else make the state by a step of its own, which counts.
         """
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.requires_grad:
-                    self._complete_state(p, group, self.buffer_names(group))
+        self.make_state([(group, p) for group in self.param_groups for p in group["params"] if p.requires_grad])
 
-    def _complete_state(self, p: Tensor, group: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-        """The state of ``p``, with what is missing made: all at first, a buffer when an option comes to need it."""
+    def make_state(self, params: Sequence[tuple[Mapping[str, Any], Tensor]]) -> None:
+        """Make what state parameters, given with their groups, lack."""
+        for group, p in params:
+            self._complete_state(p, group)
+
+    def _complete_state(self, p: Tensor, group: Mapping[str, Any]) -> None:
+        """Make the state ``p`` lacks: all at first, a buffer when an option comes to need it."""
         state: dict[str, Any] = self.state[p]
         if "step" not in state:
             device = p.device if group["capturable"] else "cpu"
             state["step"] = torch.zeros((), dtype=torch.float32, device=device)
-        for name in names:
+        for name in (*self.buffer_names(group, p), *self.scalar_buffers):
             if name not in state:
                 state[name] = self.new_buffer(name, p, state, group)
-        return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore what pickle, deepcopy and load_state_dict carry; options unknown to an older version get defaults."""

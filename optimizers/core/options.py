@@ -73,6 +73,11 @@ def one_of(*values: object) -> Rule:
     return Rule(lambda x: any(type(x) is type(v) and x == v for v in values), wording)
 
 
+def optional(rule: Rule) -> Rule:
+    """None, or what ``rule`` asks for."""
+    return Rule(lambda x: x is None or rule.holds(x), f"None or {rule.wording}")
+
+
 def _lr_holds(lr: object) -> bool:
     if isinstance(lr, torch.Tensor):
         return lr.numel() == 1  # its value stays on the device unread
@@ -89,6 +94,8 @@ def _are_decay_factors(x: object) -> bool:
 
 
 NON_NEGATIVE = Rule(_number(0), "a finite number >= 0")
+POSITIVE = Rule(_number(0, low_open=True), "a finite number > 0")
+DECAY = Rule(lambda x: _is_number(x) and 0 <= x < 1, "a number in [0, 1)")
 FRACTION = Rule(_number(0, 1, low_open=True), "a number in (0, 1]")
 STEPS = Rule(lambda x: x is None or _number(0)(x), "None or a number of steps >= 0")
 _SWITCH, _CHOICE = one_of(True, False), one_of(None, True, False)
@@ -111,7 +118,7 @@ RULES: Mapping[str, Rule] = {
 
 
 def validate(owner: str, group: dict[str, Any], defaults: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
-    """Raise for the first option of ``group`` that breaks its rule; make NumPy numbers plain and betas a tuple.
+    """Raise for the first option of ``group`` that breaks its rule; make NumPy numbers, lists and dtypes plain.
 
     Plain values are what a checkpoint can hold under ``weights_only=True``.
     """
@@ -127,6 +134,8 @@ def validate(owner: str, group: dict[str, Any], defaults: Mapping[str, Any], rul
 def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
+    if isinstance(value, torch.dtype):
+        return str(value).removeprefix("torch.")
     if isinstance(value, (list, tuple)):
         return tuple(_plain(v) for v in value)
     return value

@@ -16,15 +16,23 @@ from .tensorlist import TensorList
 Update: TypeAlias = Callable[[Any, Any, Any, Any], Any]
 
 
-def direction(update: Update, p: Any, g: Any, s: Namespace, h: Namespace) -> Any:
-    """T(u) for one piece, with the buffers ``s`` brought up to date; Cautious' scale is still to be applied."""
+def operands(p: Any, g: Any, h: Namespace) -> tuple[Any, Any]:
+    """The parameter and the gradient that is followed, in the working precision."""
     dtype = working_dtype(p.dtype)
     p, g = p.to(dtype), g.to(dtype)
     if h.maximize:
         g = -g
     if h.decays and not h.decoupled_weight_decay:
         g = g.add(p, alpha=h.weight_decay)  # a new tensor: p.grad belongs to the user
+    return p, g
+
+
+def direction(update: Update, p: Any, g: Any, s: Namespace, h: Namespace) -> Any:
+    """T(u) for one piece, with the buffers ``s`` brought up to date; Cautious' scale is still to be applied."""
+    p, g = operands(p, g, h)
     u = update(p, g, s, h)
+    if u is g and (h.grams or h.cautious):
+        u = g.clone()  # transforms overwrite it
     if h.grams:
         u = transforms.grams(u, g)
     if h.cautious:
@@ -56,11 +64,21 @@ def working_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
+def real_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The precision of numbers about a tensor, such as its norm."""
+    return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
+
+
 class Eager:
     """The rule as it stands, one torch operation at a time."""
 
-    def __init__(self, update: Update) -> None:
-        self.update = update
+    def __init__(self, update: Update, measure: Update) -> None:
+        self.update, self.measure = update, measure
+
+    def norms(self, piece: Piece, h: Namespace) -> list[list[Tensor]]:
+        """Of each quantity that ``measure`` returns, the norm over each tensor of a piece."""
+        p, g = operands(piece.p, piece.g, h)
+        return [list(torch._foreach_norm(x.tensors)) for x in self.measure(p, g, piece.s, h)]
 
     def whole(self, piece: Piece, h: Namespace) -> None:
         """A step without a scale."""

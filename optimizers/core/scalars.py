@@ -73,11 +73,12 @@ def table(numbers: Mapping[str, Any], rows: int, device: torch.device) -> Tensor
 
 
 def wrapped(h: Namespace, rows: Sequence[int]) -> Namespace:
-    """``h`` for the parameters ``rows``: its tensors as TensorLists, one entry a parameter or one for all."""
+    """``h`` for the parameters ``rows``: its tensors as TensorLists, one entry a parameter."""
     result = Namespace()
     for name, value in vars(h).items():
         if isinstance(value, Tensor):
-            value = TensorList([value[i] for i in rows] if value.ndim and value.numel() > 1 else [value.reshape(())])
+            one = value.ndim == 0 or value.numel() == 1
+            value = TensorList([value.reshape(())] * len(rows) if one else [value[i] for i in rows])
         setattr(result, name, value)
     return result
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .buckets import HELD, Bucket, Piece
+from .reductions import over_shards
 from .scalars import Namespace
 from .tensorlist import TensorList
 from .transforms import cautious_scale
@@ -72,14 +73,7 @@ def reduce_counts(everything: Sequence[Scaled]) -> None:
 
     They are integers, so that the result does not depend on how many ranks there are.
     """
-    by_sharding: dict[Any, list[Scaled]] = {}
-    for scaled in everything:
-        by_sharding.setdefault(scaled.bucket.sharding, []).append(scaled)
-    for (mesh, placements), group in by_sharding.items():
-        counts = torch.stack([count for scaled in group for count in scaled.kept.values()])
-        for dim, placement in enumerate(placements):
-            if not placement.is_replicate():
-                torch.distributed.all_reduce(counts, group=mesh.get_group(dim))
-        totals = iter(counts.unbind())
-        for scaled in group:
-            scaled.kept = {row: next(totals) for row in scaled.kept}
+    found = [(scaled, row) for scaled in everything for row in scaled.kept]
+    totals = over_shards([scaled.kept[row] for scaled, row in found], [scaled.bucket.sharding for scaled, _ in found])
+    for (scaled, row), total in zip(found, totals, strict=True):
+        scaled.kept[row] = total

@@ -44,6 +44,21 @@ BAD_VALUES = {
     "cautious_scale": ["mean", True],
     "cautious_floor": [0.0, 1.5, -1.0],
     "grams": [1],
+    "reps_rel": [0.0, -1e-6, None],
+    "init_eta": [0.0, -1.0, "0.1"],
+    "scope": ["layer", None],
+    "beta1": [1.0, -0.1, "0.9"],
+    "decay_rate": [0.0, -0.8, None],
+    "decay_offset": [-1, None],
+    "beta2_cap": [1.0, "0.9"],
+    "clip_threshold": [0.0, -1.0, "1"],
+    "scale_parameter": [1, None],
+    "relative_step": [1, "yes"],
+    "warmup_init": [1, None],
+    "min_dim_size_to_factor": [0, 1.5, None],
+    "factored": [1, None],
+    "momentum_of": ["u", None],
+    "momentum_dtype": ["bf16", "int8", 16],
 }
 
 CASES = [
@@ -52,6 +67,7 @@ CASES = [
     for argument in inspect.signature(optimizer_info(name).optimizer_class).parameters
     if argument != "params"
     for value in BAD_VALUES[argument]
+    if value is not None or optimizer_info(name).defaults[argument] is not None
 ]
 
 
@@ -75,7 +91,7 @@ def test_a_bad_group_is_refused_and_not_added(name: str) -> None:
 
 @pytest.mark.parametrize("name", list_optimizers())
 @pytest.mark.parametrize(
-    ("given", "nearest"), [("weigth_decay", "weight_decay"), ("caution", "cautious"), ("beta", "betas")]
+    ("given", "nearest"), [("weigth_decay", "weight_decay"), ("caution", "cautious"), ("maximise", "maximize")]
 )
 def test_unknown_keyword_names_the_nearest(name: str, given: str, nearest: str) -> None:
     with pytest.raises(TypeError, match=f"has no option '{given}'; did you mean '{nearest}'"):

@@ -121,7 +121,7 @@ def test_low_precision_parameters_are_rounded_once(case: Case) -> None:
                 p.grad = g.to(p.dtype)
             opt.step()
             assert all(
-                opt.state[p][b].dtype == torch.float32 for p in params for b in opt.buffer_names(opt.param_groups[0])
+                opt.state[p][b].dtype == torch.float32 for p in params for b in opt.buffer_names(opt.param_groups[0], p)
             )
         assert all(torch.equal(a, b.to(dtype)) for a, b in zip(low, high, strict=True))
 

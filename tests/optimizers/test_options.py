@@ -11,9 +11,13 @@ import torch
 from torch import Tensor
 
 from optzoo.optimizers import create_optimizer, list_optimizers, optimizer_info
+from support.cases import SIGN_OF_GRADIENT
 from support.problems import gradients, tensors, trajectory
 
 SHAPES = [(4, 5), (6,)]
+
+SAYS_WHAT_OTHERS_SAY = {"relative_step"}
+"""Arguments that may contradict others, which test_adafactor.py checks, and otherwise change nothing."""
 
 MODES = {"foreach", "fused", "capturable"}
 """Arguments that choose how a step runs: test_modes.py and test_reference_match.py show that the numbers are equal."""
@@ -21,7 +25,7 @@ MODES = {"foreach", "fused", "capturable"}
 CHANGES: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "lr": (0.02, {}),
     "betas": (None, {}),
-    "eps": (0.1, {}),
+    "eps": (None, {}),
     "weight_decay": (0.3, {}),
     "decoupled_weight_decay": (True, {"weight_decay": 0.3}),
     "amsgrad": (True, {"betas": (0.9, 0.3)}),
@@ -35,8 +39,22 @@ CHANGES: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "cautious_scale": ("xi", {"cautious": True}),
     "cautious_floor": (0.9, {"cautious": True}),
     "grams": (None, {}),
+    "reps_rel": (1e-3, {}),
+    "init_eta": (0.1, {}),
+    "scope": ("param", {}),
+    "beta1": (0.9, {}),
+    "decay_rate": (0.5, {}),
+    "decay_offset": (3, {}),
+    "beta2_cap": (0.5, {}),
+    "clip_threshold": (0.5, {}),
+    "scale_parameter": (False, {}),
+    "warmup_init": (True, {}),
+    "min_dim_size_to_factor": (2, {}),
+    "factored": (False, {"min_dim_size_to_factor": 2}),
+    "momentum_of": ("update", {"beta1": 0.9}),
+    "momentum_dtype": ("bfloat16", {"beta1": 0.9}),
 }
-"""Argument: another value than the default (None: the test makes one of the default) and what else must be set."""
+"""Argument: another value than the default (None: the test makes one) and what else must be set."""
 
 
 def arguments() -> list[tuple[str, str]]:
@@ -44,7 +62,8 @@ def arguments() -> list[tuple[str, str]]:
         (name, argument)
         for name in list_optimizers()
         for argument in inspect.signature(optimizer_info(name).optimizer_class).parameters
-        if argument != "params" and argument not in MODES
+        if argument not in {"params", *MODES, *SAYS_WHAT_OTHERS_SAY}
+        and not (argument == "grams" and name in SIGN_OF_GRADIENT - {"grams"})
     ]
 
 
@@ -57,10 +76,13 @@ def walk(name: str, **options: Any) -> list[Tensor]:
 def test_argument_changes_the_trajectory(name: str, argument: str) -> None:
     value, context = CHANGES[argument]
     default = optimizer_info(name).defaults[argument]
-    if argument == "betas":
-        variants = [tuple(0.7 if i == k else b for i, b in enumerate(default)) for k in range(len(default))]
+    if isinstance(default, tuple):
+        other = 0.7 if argument == "betas" else 7.0
+        variants = [tuple(other if i == k else b for i, b in enumerate(default)) for k in range(len(default))]
+    elif value is None:
+        variants = [not default if isinstance(default, bool) else 0.1]
     else:
-        variants = [not default if value is None else value]
+        variants = [value]
     base = walk(name, **context)
     for variant in variants:
         changed = walk(name, **{**context, argument: variant})
@@ -71,7 +93,8 @@ def test_argument_changes_the_trajectory(name: str, argument: str) -> None:
 def test_options_differ_between_groups(name: str) -> None:
     """Two groups with different options move as two optimizers would."""
     grads = gradients(6, SHAPES)
-    options = [{"cautious": True, "lr": 0.1}, {"weight_decay": 0.2, "maximize": True}]
+    scope = {"scope": "group"} if name == "dog" else {}
+    options = [{"cautious": True, "lr": 0.1, **scope}, {"weight_decay": 0.2, "maximize": True, **scope}]
     together = [torch.nn.Parameter(t) for t in tensors(SHAPES)]
     groups = [{"params": [p], **o} for p, o in zip(together, options, strict=True)]
     trajectory(create_optimizer(name, groups), together, grads)
@@ -87,7 +110,7 @@ def test_state_bytes_are_those_of_the_registry(name: str) -> None:
     opt = create_optimizer(name, [p])
     opt.init_state()
     bytes_of = {key: value.numel() * value.element_size() for key, value in opt.state[p].items()}
-    assert bytes_of.pop("step") == 4
+    assert {bytes_of.pop(key) for key in ("step", *opt.scalar_buffers)} == {4}
     assert sum(bytes_of.values()) == 100 * optimizer_info(name).state_bytes
 
 

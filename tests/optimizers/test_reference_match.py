@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ MODES: Mapping[str, Mapping[str, Any]] = {
     "pieces": {},
     "fused": {"fused": True},
     "capturable": {"capturable": True},
-    "tensor-lr": {"lr": torch.tensor(LR, dtype=torch.float64)},
+    "tensor-lr": {"lr": partial(torch.tensor, dtype=torch.float64)},
 }
 
 
@@ -42,14 +43,16 @@ def errors(case: Case, options: Mapping[str, Any], mode: Mapping[str, Any]) -> f
     """The largest difference from the reference over all steps and tensors, relative to 1 + |θ|."""
     start, grads = tensors(), gradients(STEPS)
     params = [torch.nn.Parameter(t.clone()) for t in start]
-    path = trajectory(
-        create_optimizer(case.name, params, **{"lr": LR, **case.options, **options, **mode}), params, grads
-    )
+    given = {"lr": LR, **case.options, **options}
+    as_run = {**given, **mode}
+    if "lr" in mode:
+        as_run["lr"] = None if given["lr"] is None else mode["lr"](given["lr"])
+    path = trajectory(create_optimizer(case.name, params, **as_run), params, grads)
     expected = run(
         case.name,
         [t.numpy() for t in start],
         [[None if g is None else g.numpy() for g in row] for row in grads],
-        **{"lr": LR, **case.options, **options},
+        **given,
     )
     return max(
         float(np.max(np.abs(p.numpy() - q) / (1 + np.abs(q))))

@@ -1,9 +1,10 @@
-"""What every reference shares: the step around an update rule, the Cautious transform, and the driver.
+"""What every reference shares: the step around an update rule, and the driver.
 
     θ ← θ − η (T(u) + λθ),    u = update(g, s, t, h)
 
 An update rule reads the gradient g, the state s (every quantity starts at 0), the step count t = 1, 2, … of its own
 tensor and the options h, and returns u. Complex parameters are passed as their real view, the way torch treats them.
+An optimizer whose step is not of this form has a function for the whole step, of all tensors that have a gradient.
 """
 
 from collections import Counter, defaultdict
@@ -12,10 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from . import adam, ademamix, amsgrad, diffgrad, grams, lion
+from . import adafactor, adam, ademamix, amsgrad, diffgrad, dog, grams, lion
 from .notation import Array, Options, State
-
-SHARED = {"maximize": False, "grams": False, "cautious": False, "cautious_scale": "floor", "cautious_floor": 1e-3}
+from .transforms import SHARED, transform
 
 RULES: Mapping[str, tuple[Callable[[Array, State, int, Options], Array], Mapping[str, Any]]] = {
     "adam": (adam.update, adam.ADAM),
@@ -29,12 +29,19 @@ RULES: Mapping[str, tuple[Callable[[Array, State, int, Options], Array], Mapping
     "clion": (lion.update, {**lion.LION, "cautious": True}),
 }
 
+STEPS: Mapping[str, tuple[Callable[..., list[Array]], Mapping[str, Any]]] = {
+    "dog": (dog.step, dog.DOG),
+    "ldog": (dog.step, dog.LDOG),
+    "adafactor": (adafactor.step, adafactor.ADAFACTOR),
+}
+
 
 class Reference:
     """One optimizer at work: options in `h`, state and step count per tensor; `step` maps parameters to new ones."""
 
     def __init__(self, name: str, **options: Any) -> None:
-        self.update, defaults = RULES[name]
+        self.rule, defaults = {**RULES, **STEPS}[name]
+        self.whole = name in STEPS
         known = {**SHARED, **defaults}
         if unknown := options.keys() - known.keys():
             raise TypeError(f"reference {name!r} has no option {sorted(unknown)}; it has {sorted(known)}")
@@ -44,28 +51,18 @@ class Reference:
 
     def step(self, theta: Sequence[Array], gradients: Sequence[Array | None]) -> list[Array]:
         pairs = enumerate(zip(theta, gradients, strict=True))
-        return [p if g is None or g.size == 0 else self._step(i, p, g) for i, (p, g) in pairs]
+        gs = {i: -g if self.h.maximize else g for i, (_, g) in pairs if g is not None and g.size}
+        if self.whole:
+            return self.rule(theta, gs, self.states, self.steps, self.h)
+        return [self._step(i, p, gs[i]) if i in gs else p for i, p in enumerate(theta)]
 
     def _step(self, i: int, θ: Array, g: Array) -> Array:
         h, η, λ = self.h, self.h.lr, self.h.weight_decay
-        g = -g if h.maximize else g
         if not h.decoupled_weight_decay:
             g, λ = g + λ * θ, 0.0
         self.steps[i] += 1
-        u = self.update(g, self.states[i], self.steps[i], h)
-        if h.grams:
-            u = np.sign(g) * np.abs(u)
-        if h.cautious:
-            u = cautious(u, g, h.cautious_scale, h.cautious_floor)
+        u = transform(self.rule(g, self.states[i], self.steps[i], h), g, h)
         return θ - η * (u + λ * θ)
-
-
-def cautious(u: Array, g: Array, scale: str | None = "floor", floor: float = 1e-3) -> Array:
-    """Keep the entries of u that agree in sign with g and make up for the others (Liang et al. 2024, Alg. 1 and 2)."""
-    φ = np.sign(u) * np.sign(g) > 0
-    n, d = np.count_nonzero(φ), φ.size
-    s = {"floor": 1 / max(n / d, floor), "xi": d / (n + 1), None: 1.0}[scale]
-    return np.where(φ, s * u, 0.0)
 
 
 def run(

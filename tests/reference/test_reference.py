@@ -9,7 +9,7 @@ import torch
 
 from reference import Reference, run
 from reference.ademamix import beta3
-from reference.common import RULES
+from reference.common import RULES, STEPS
 from reference.notation import Array
 
 SHAPES = ((), (7,), (3, 5))
@@ -206,11 +206,12 @@ def test_coupled_decay_is_part_of_the_gradient_and_decoupled_is_not() -> None:
 def test_maximize_is_descent_on_the_negated_gradient() -> None:
     theta0, gradients = [np.ones(3)], [[g] for g in np.random.default_rng(0).normal(size=(10, 3))]
     negated = [[-g for g in step] for step in gradients]
-    for name in RULES:
+    for name in (*RULES, *STEPS):
         ours = run(name, theta0, gradients, weight_decay=0.1, maximize=True)
         np.testing.assert_array_equal(ours, run(name, theta0, negated, weight_decay=0.1))
 
 
 def test_unknown_option_is_an_error() -> None:
-    with pytest.raises(TypeError, match="no option"):
-        Reference("lion", eps=1e-8)
+    for name in ("lion", "dog", "adafactor"):
+        with pytest.raises(TypeError, match="no option"):
+            Reference(name, alpha=1.0)

@@ -41,7 +41,28 @@ CASES = [
     Case("diffgrad", {"weight_decay": 0.1, "decoupled_weight_decay": True}),
     Case("cadamw", {"weight_decay": 0.1}),
     Case("clion", {"weight_decay": 0.1}),
+    Case("dog", {"lr": 1.0, "reps_rel": 1e-2}),
+    Case("dog", {"lr": 0.5, "reps_rel": 1e-2, "eps": 1e-3, "weight_decay": 0.1}),
+    Case("dog", {"lr": 1.0, "reps_rel": 1e-2, "weight_decay": 0.1, "decoupled_weight_decay": True}),
+    Case("dog", {"lr": 1.0, "init_eta": 0.1}),
+    Case("ldog", {"lr": 1.0, "reps_rel": 1e-2, "weight_decay": 0.1}),
+    Case("adafactor", {"weight_decay": 0.1}),
+    Case("adafactor", {"lr": None, "min_dim_size_to_factor": 3, "weight_decay": 0.1}),
+    Case("adafactor", {"lr": None, "warmup_init": True, "beta2_cap": 0.5, "clip_threshold": 0.3}),
+    Case("adafactor", {"min_dim_size_to_factor": 2, "beta1": 0.9, "weight_decay": 0.1, "decay_offset": 2}),
+    Case("adafactor", {"min_dim_size_to_factor": 1, "beta1": 0.9, "momentum_of": "update"}),
+    Case("adafactor", {"scale_parameter": False, "clip_threshold": None, "min_dim_size_to_factor": 3}),
 ]
+
+SUMMING = {"adafactor", "dog", "ldog"}
+"""Optimizers whose steps depend on sums over tensors, which round differently in another order of memory."""
+SIGN_OF_GRADIENT = {"adafactor", "dog", "grams", "ldog"}
+"""Optimizers whose updates, at default options, have the gradient's sign everywhere."""
+JOINT = {"dog", "ldog"}
+"""Optimizers that make the state of all parameters at once, those without a gradient included."""
+
+FACTORING: Mapping[str, Mapping[str, Any]] = {"adafactor": {"min_dim_size_to_factor": 2}}
+"""Options with which small tensors are treated as big ones are by default."""
 
 TRANSFORMS: Mapping[str, Mapping[str, Any]] = {
     "plain": {},

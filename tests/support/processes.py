@@ -29,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from optzoo.optimizers import create_optimizer, list_optimizers
 
+from .cases import FACTORING
 from .problems import gradients, tensors, trajectory
 
 TESTS = Path(__file__).parents[1]
@@ -96,6 +97,10 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "xi": {"cautious": True, "cautious_scale": "xi"},
     "unscaled": {"cautious": True, "cautious_scale": None},
 }
+def run_options(name: str, options: str) -> dict[str, Any]:
+    return {**OPTIONS[options], **FACTORING.get(name, {})}
+
+
 RUNS = list(product(list_optimizers(), OPTIONS))
 MESHES: Mapping[str, tuple[tuple[int, ...], tuple[Placement, ...]]] = {
     "sharded": ((2,), (Shard(0),)),
@@ -122,7 +127,7 @@ def step_dtensors(name: str, options: str, mesh: str) -> dict[str, Any]:
     device_mesh = dist.init_device_mesh("cpu", shape)
     *whole, alone = tensors(DISTRIBUTED_SHAPES)
     params = [nn.Parameter(distribute_tensor(t, device_mesh, placements)) for t in whole] + [nn.Parameter(alone)]
-    optimizer = create_optimizer(name, params, lr=0.01, weight_decay=0.1, **OPTIONS[options])
+    optimizer = create_optimizer(name, params, lr=0.01, weight_decay=0.1, **run_options(name, options))
     partial = [Partial(), *[Replicate()] * (len(shape) - 1)]
     for *row, g in gradients(4, DISTRIBUTED_SHAPES):
         grads = [None if t is None else distribute_tensor(t, device_mesh, placements) for t in row]
@@ -135,9 +140,17 @@ def step_dtensors(name: str, options: str, mesh: str) -> dict[str, Any]:
         key
         for p in params[:-1]
         for key, t in optimizer.state[p].items()
-        if key != "step" and (t.placements != p.placements or t.to_local().shape != p.to_local().shape)
+        if t.ndim == p.ndim and t.placements != placements_of(t, p)
     ]
     return {"params": [p.full_tensor() for p in params[:-1]] + params[-1:], "misplaced": misplaced}
+
+
+def placements_of(state: Tensor, param: DTensor) -> tuple[Placement, ...]:
+    """Those of the parameter, but for dimensions that have size 1 in its state."""
+    return tuple(
+        Replicate() if placement.is_shard() and state.shape[placement.dim] != param.shape[placement.dim] else placement
+        for placement in param.placements
+    )
 
 
 def network() -> nn.Module:
@@ -160,9 +173,9 @@ def train_fully_sharded(name: str, options: str, rank: int) -> dict[str, Any]:
     """Where FSDP2 gets to, stopped after three steps and resumed from a full state dict, and not stopped."""
     full, part = StateDictOptions(full_state_dict=True), slice(rank, None, 2)
     model, resumed = fully_shard(network()), fully_shard(network())
-    optimizer = create_optimizer(name, model, lr=0.01, weight_decay=0.1, **OPTIONS[options])
+    optimizer = create_optimizer(name, model, lr=0.01, weight_decay=0.1, **run_options(name, options))
     train(model, optimizer, range(3), part)
-    second = create_optimizer(name, resumed, weight_decay=0.2)
+    second = create_optimizer(name, resumed, weight_decay=0.2, **FACTORING.get(name, {}))
     saved = get_optimizer_state_dict(model, optimizer, options=full)
     saved = copy.deepcopy(saved)  # a load in the same process shares memory, in torch.optim as here
     set_optimizer_state_dict(resumed, second, saved, options=full)
@@ -175,6 +188,6 @@ def train_fully_sharded(name: str, options: str, rank: int) -> dict[str, Any]:
 def train_replicated(name: str, options: str, rank: int) -> dict[str, Tensor]:
     """Where DDP gets to on this rank."""
     model = network()
-    optimizer = create_optimizer(name, model, lr=0.01, weight_decay=0.1, **OPTIONS[options])
+    optimizer = create_optimizer(name, model, lr=0.01, weight_decay=0.1, **run_options(name, options))
     train(DistributedDataParallel(model), optimizer, range(3), slice(rank, None, 2))
     return model.state_dict()

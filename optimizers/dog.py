@@ -1,0 +1,282 @@
+"""DoG and L-DoG: SGD whose step size is the distance travelled over the root of the squared gradients' sum."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+from typing_extensions import Unpack
+
+from .core import Optimizer, Options
+from .core.buckets import Bucket, local, sharding
+from .core.options import POSITIVE, one_of, optional
+from .core.reductions import over_shards
+from .core.rule import working_dtype
+from .core.scalars import precise
+
+
+class DoG(Optimizer):
+    """DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule (Ivgi et al., 2023, arXiv:2302.12022).
+
+        θ ← θ - lr · η g,    η = r̄ / √G      r̄ = max(r_ε, max over steps of ‖θ - θ_0‖),    G = eps + Σ ‖g‖²
+
+    ‖·‖ is over a block: all parameters together (``scope="all"``, the paper's), one group (``"group"``, the authors'
+    code; the same where there is one group) or one tensor (``"param"``, :class:`LDoG`). r_ε = reps_rel (1 + ‖θ_0‖)
+    starts it off. The distance is the one before the step, and all parameters that can be trained enter it, with a
+    gradient or not. θ_0 is where a block is at its first step, later members join where they are. Norms and sums are
+    float32 or better: the authors' G in bfloat16 stops growing at 256.
+
+    When: no learning rate is to be tuned. Evaluate on the average of the iterates
+        (:func:`optzoo.optimizers.polynomial_decay_avg_fn`, :class:`optzoo.optimizers.PolynomialDecayAverager`), which
+        the paper's results are of, and keep lr constant. Parameters all in bfloat16 do not move: the first steps are
+        1e-6 of their size, less than their precision. Call :meth:`reset` when parameters are loaded or made anew.
+
+    State: 4 bytes per parameter (``x0``), 8 per tensor (``max_distance`` r̄ and ``grad_sq_sum`` G of its block) and 4
+        per tensor (``step``).
+
+    Args:
+        params: tensors, (name, tensor) pairs or group dicts, as in torch.optim.
+        lr: factor c of the step size, >= 0, a number or a Tensor of one element. Default 1, the paper's; a schedule
+            multiplies a step size that falls by itself.
+        reps_rel: size of the first step relative to 1 + ‖θ_0‖, > 0. Default 1e-6, the paper's (1e-4 with batch norm).
+        eps: G before the first step, > 0. Default 1e-8, the authors' code's.
+        weight_decay: λ >= 0. Default 0.
+        init_eta: the first step size η itself, > 0, instead of the one reps_rel gives. Default None.
+        scope: ``"all"`` (default), ``"group"`` or ``"param"``: what a block is.
+        decoupled_weight_decay: False (default, the authors' code): g ← g + λθ, which enters G too; True:
+            θ ← (1 - lr η λ) θ.
+        **options: shared by all optimizers, see :class:`optzoo.optimizers.Options`.
+
+    Raises:
+        ValueError: an option out of its range, named with its value.
+        TypeError: an unknown option, with the nearest one there is.
+
+    >>> import torch
+    >>> w = torch.nn.Parameter(torch.tensor([3.0]))
+    >>> optimizer = DoG([w])
+    >>> for _ in range(200):
+    ...     w.grad = w.detach() - 1  # of (w - 1)²/2
+    ...     optimizer.step()
+    >>> round(w.item(), 2), round(optimizer.effective_lr()[0].item(), 2)
+    (1.0, 0.12)
+    """
+
+    buffers = ("x0",)
+    scalar_buffers = ("max_distance", "grad_sq_sum")
+    rules = {
+        "reps_rel": POSITIVE,
+        "eps": POSITIVE,
+        "init_eta": optional(POSITIVE),
+        "scope": one_of("all", "group", "param"),
+    }
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1.0,
+        reps_rel: float = 1e-6,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        init_eta: float | None = None,
+        scope: str = "all",
+        decoupled_weight_decay: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        own = dict(lr=lr, reps_rel=reps_rel, eps=eps, weight_decay=weight_decay, init_eta=init_eta, scope=scope)
+        super().__init__(params, {**own, "decoupled_weight_decay": decoupled_weight_decay}, options)
+        name = type(self).__name__
+        if not isinstance(lr, Tensor) and lr != 1:
+            warnings.warn(
+                f"{name}: lr={lr} multiplies a step size that needs no tuning, 1 is the paper's", stacklevel=2
+            )
+        dtypes = {p.dtype for group in self.param_groups for p in group["params"]}
+        if dtypes and all(working_dtype(dtype) is not dtype for dtype in dtypes):
+            warnings.warn(
+                f"{name}: all parameters are {', '.join(map(str, dtypes))}, in which first steps of {reps_rel:g} of "
+                "their size are lost and nothing ever moves; keep the parameters in float32",
+                stacklevel=2,
+            )
+
+    @staticmethod
+    def measure(p: Any, g: Any, s: Any, h: Any) -> tuple[Any, ...]:
+        return g, p - s.x0
+
+    @staticmethod
+    def update(p: Any, g: Any, s: Any, h: Any) -> Any:
+        return g
+
+    def prepare(self, buckets: Sequence[Bucket]) -> None:
+        """r̄ ← max(r̄, ‖θ - θ_0‖),  G ← G + ‖g‖²,  η = r̄ / √G for every block."""
+        blocks = self._blocks()
+        members = [p for block in blocks for _, p in block]
+        if not members:
+            return
+        block_of = {p: number for number, block in enumerate(blocks) for _, p in block}
+        home = members[0].device
+        squares = self._square_sums_of_blocks(buckets, block_of, len(blocks)).to(home)
+        index = torch.tensor(list(block_of.values())).to(home, non_blocking=True)
+        distance = torch.maximum(self._largest("max_distance", members, index, squares), squares[:, 1].sqrt())
+        total = self._largest("grad_sq_sum", members, index, squares) + squares[:, 0]
+        for name, values in (("max_distance", distance), ("grad_sq_sum", total)):
+            torch._foreach_copy_([self.state[p][name] for p in members], list(values[index].unbind()))
+        for bucket in buckets:
+            numbers = [block_of[p] for p in bucket.params]
+            rows = numbers[0] if len(set(numbers)) == 1 else numbers
+            bucket.h.gain = _step_size(distance[rows], total[rows], bucket.group).to(bucket.device)
+            if bucket.h.decays and bucket.h.decoupled_weight_decay:
+                bucket.h.weight_decay = bucket.h.weight_decay * bucket.h.gain
+
+    def _square_sums_of_blocks(self, buckets: Sequence[Bucket], block_of: Mapping[Tensor, int], count: int) -> Tensor:
+        """‖g‖² and ‖θ - θ_0‖² of each block: (count, 2). Who has no gradient adds to the distance alone.
+
+        All ranks sum the same blocks in the same order, whichever of their parameters have gradients.
+        """
+        sums = {}
+        for p in block_of:
+            if (p.device, sharding(p)) not in sums:
+                sums[p.device, sharding(p)] = precise(torch.zeros(count, 2, device=p.device))
+        for bucket in [*buckets, *self._idle()]:
+            squares = self.square_sums(bucket)
+            if bucket.params[0].grad is None:
+                squares[:, 0] = 0
+            index = torch.tensor([block_of[p] for p in bucket.params]).to(bucket.device, non_blocking=True)
+            sums[bucket.params[0].device, bucket.sharding].index_add_(0, index, squares)
+        first, *others = over_shards(list(sums.values()), [sharding for _, sharding in sums])
+        for other in others:
+            first = first + other.to(first.device)
+        return first
+
+    def _idle(self) -> Iterator[Bucket]:
+        """Members of blocks that have no gradient in this step, one by one."""
+        for block in self._blocks():
+            for group, p in block:
+                if p.grad is None:
+                    bucket = Bucket(group, self.buffers, sharding(p), None)
+                    bucket.add(p, p, self.state[p])
+                    bucket.h = self.numbers(bucket)
+                    yield bucket
+
+    def _largest(self, name: str, members: Sequence[Tensor], index: Tensor, like: Tensor) -> Tensor:
+        """What the members of each block know of its number: those that came later know less, and it only grows."""
+        known = torch.stack([self.state[p][name].to(like.device) for p in members]).to(like.dtype)
+        return like.new_zeros(len(like)).scatter_reduce_(0, index, known, "amax")
+
+    def _blocks(self) -> list[list[tuple[dict[str, Any], Tensor]]]:
+        """The parameters that share a step size, with their groups: all that are trained, or once were."""
+        blocks: dict[Any, list[tuple[dict[str, Any], Tensor]]] = {}
+        for number, group in enumerate(self.param_groups):
+            for i, p in enumerate(group["params"]):
+                if p.requires_grad or p.grad is not None or p in self.state:
+                    key = {"all": None, "group": number, "param": (number, i)}[group["scope"]]
+                    blocks.setdefault(key, []).append((group, p))
+        return list(blocks.values())
+
+    def make_state(self, params: Sequence[tuple[Mapping[str, Any], Tensor]]) -> None:
+        """Also that of parameters that wait for their first gradient: they are part of their block from its start."""
+        blocks = self._blocks()
+        new = [block for block in blocks if not any(p in self.state for _, p in block)]
+        super().make_state([member for block in blocks for member in block])
+        if new:
+            self._start(new)
+
+    def _start(self, blocks: Sequence[Sequence[tuple[Mapping[str, Any], Tensor]]]) -> None:
+        """r̄ ← reps_rel (1 + ‖θ_0‖), or 0 where init_eta has the first step size, and G ← eps."""
+        starts = [local((p, p, self.state[p]["x0"]))[-1] for block in blocks for _, p in block]
+        squares = iter(
+            over_shards(
+                [precise(torch.linalg.vector_norm(x0)).square() for x0 in starts],
+                [sharding(p) for block in blocks for _, p in block],
+            )
+        )
+        for block in blocks:
+            home = block[0][1].device
+            norm = torch.stack([next(squares).to(home) for _ in block]).sum().sqrt()
+            for group, p in block:
+                distance = 0 * norm if group["init_eta"] else group["reps_rel"] * (1 + norm)
+                self.state[p]["max_distance"].copy_(distance)
+                self.state[p]["grad_sq_sum"].fill_(group["eps"])
+
+    def new_buffer(self, name: str, param: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
+        buffer = super().new_buffer(name, param, state, group)
+        return buffer.copy_(param) if name == "x0" else buffer
+
+    def reset(self) -> None:
+        """Start anew from the parameters as they are: when they have been loaded, or a run begins on other data."""
+        self.state.clear()
+
+    def effective_lr(self) -> list[Tensor]:
+        """The step size lr · η of the last step, for logging: per group one number, or of ``scope="param"`` a vector.
+
+        nan where no step has been made. The tensors are on the parameters' device, reading them waits for it.
+        """
+        return [self._effective_lr(group) for group in self.param_groups]
+
+    def _effective_lr(self, group: Mapping[str, Any]) -> Tensor:
+        sizes = [
+            group["lr"] * _step_size(state["max_distance"], state["grad_sq_sum"], group)
+            for state in (self.state.get(p) for p in group["params"])
+            if state
+        ]
+        if not sizes:
+            return torch.tensor(torch.nan)
+        return torch.stack(sizes) if group["scope"] == "param" else sizes[0]
+
+
+def _step_size(distance: Tensor, total: Tensor, group: Mapping[str, Any]) -> Tensor:
+    """η = r̄ / √G, or init_eta as long as nothing has moved."""
+    step_size = distance / total.sqrt()
+    return step_size if group["init_eta"] is None else step_size.where(distance > 0, group["init_eta"])
+
+
+class LDoG(DoG):
+    """L-DoG, layer-wise DoG (Ivgi et al., 2023, arXiv:2302.12022): every tensor has a step size of its own.
+
+        θ ← θ - lr · η g,    η = r̄ / √G      r̄ = max(r_ε, max over steps of ‖θ - θ_0‖),    G = eps + Σ ‖g‖²
+
+    :class:`DoG` with ``scope="param"``: norms are those of one tensor. In the paper it is better than DoG on
+    transformers, less stable elsewhere.
+
+    When: transformers, with the averaging that DoG needs; use reps_rel=1e-8 for T5, as the paper does.
+
+    State: 4 bytes per parameter (``x0``), 8 per tensor (``max_distance`` r̄ and ``grad_sq_sum`` G) and 4 per tensor
+        (``step``).
+
+    Arguments, defaults and errors are :class:`DoG`'s, but for ``scope``.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(2, 1)
+    >>> optimizer = LDoG(model.parameters())
+    >>> model(torch.ones(1, 2)).sum().backward()
+    >>> optimizer.step()
+    >>> [len(step_sizes) for step_sizes in optimizer.effective_lr()]
+    [2]
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor = 1.0,
+        reps_rel: float = 1e-6,
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        *,
+        init_eta: float | None = None,
+        decoupled_weight_decay: bool = False,
+        **options: Unpack[Options],
+    ) -> None:
+        super().__init__(
+            params,
+            lr,
+            reps_rel,
+            eps,
+            weight_decay,
+            init_eta=init_eta,
+            scope="param",
+            decoupled_weight_decay=decoupled_weight_decay,
+            **options,
+        )
