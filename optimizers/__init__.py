@@ -5,13 +5,15 @@ from .adam import Adam, AdamW
 from .ademamix import AdEMAMix
 from .adoption import adopt
 from .amsgrad import AMSGrad
-from .cautious import CAdamW, CLion
+from .averaging import PolynomialDecayAverager, polynomial_decay_avg_fn, polynomial_decay_multi_avg_fn
+from .cautious import CAdamW, Cautious, CLion
 from .core import Optimizer, Options
 from .diffgrad import DiffGrad
 from .dog import DoG, LDoG
 from .grams import Grams
 from .groups import param_groups
 from .lion import Lion
+from .lookahead import Lookahead
 from .registry import OptimizerInfo, create_optimizer, list_optimizers, optimizer_info
 
 __all__ = [
@@ -22,17 +24,22 @@ __all__ = [
     "AdamW",
     "CAdamW",
     "CLion",
+    "Cautious",
     "DiffGrad",
     "DoG",
     "Grams",
     "LDoG",
     "Lion",
+    "Lookahead",
     "Optimizer",
     "OptimizerInfo",
     "Options",
+    "PolynomialDecayAverager",
     "adopt",
     "create_optimizer",
     "list_optimizers",
     "optimizer_info",
     "param_groups",
+    "polynomial_decay_avg_fn",
+    "polynomial_decay_multi_avg_fn",
 ]

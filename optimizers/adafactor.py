@@ -41,8 +41,8 @@ class Adafactor(Optimizer):
 
     Args:
         params: tensors, (name, tensor) pairs or group dicts, as in torch.optim.
-        lr: ρ, >= 0, a number or a Tensor of one element. Default None: the paper's relative step, which no scheduler
-            can change.
+        lr: ρ, >= 0, a number or a Tensor of one element. Default None: the paper's relative step, which is a schedule
+            of its own; torch's schedulers need an lr.
         beta1: decay of the momentum per step, in [0, 1), without bias correction. Default None: no momentum, as T5.
         decay_rate: c > 0 in β2 = 1 - t^-c. Default 0.8, the paper's.
         decay_offset: steps taken off t in β2, >= 0, to start it afresh in fine-tuning. Default 0.
@@ -55,7 +55,7 @@ class Adafactor(Optimizer):
         warmup_init: ρ = min(1e-6 t, 1/√t), the paper's warm-up. Default False.
         weight_decay: λ >= 0, θ ← (1 - ρ λ) θ. Default 0.
         min_dim_size_to_factor: least size of both dimensions of a matrix to be factored, >= 1. Default 128, T5X's.
-        factored: False keeps the whole V of every tensor. Default True.
+        factored: False keeps the whole V of every tensor, from its first step on. Default True.
         momentum_of: ``"step"`` (default, T5X, optax): the average of α U; ``"update"`` (big_vision): that of U, which
             a change of lr scales at once.
         momentum_dtype: "bfloat16", "float32", ... or a torch.dtype; the momentum is kept in it. Default None: the

@@ -89,18 +89,17 @@ class DoG(Optimizer):
     ) -> None:
         own = dict(lr=lr, reps_rel=reps_rel, eps=eps, weight_decay=weight_decay, init_eta=init_eta, scope=scope)
         super().__init__(params, {**own, "decoupled_weight_decay": decoupled_weight_decay}, options)
-        name = type(self).__name__
+        name, caller = type(self).__name__, 2 if type(self) is DoG else 3
         if not isinstance(lr, Tensor) and lr != 1:
-            warnings.warn(
-                f"{name}: lr={lr} multiplies a step size that needs no tuning, 1 is the paper's", stacklevel=2
-            )
+            text = f"{name}: lr={lr} multiplies a step size that needs no tuning, 1 is the paper's"
+            warnings.warn(text, stacklevel=caller)
         dtypes = {p.dtype for group in self.param_groups for p in group["params"]}
         if dtypes and all(working_dtype(dtype) is not dtype for dtype in dtypes):
-            warnings.warn(
+            text = (
                 f"{name}: all parameters are {', '.join(map(str, dtypes))}, in which first steps of {reps_rel:g} of "
-                "their size are lost and nothing ever moves; keep the parameters in float32",
-                stacklevel=2,
+                "their size are lost and nothing ever moves; keep the parameters in float32"
             )
+            warnings.warn(text, stacklevel=caller)
 
     @staticmethod
     def measure(p: Any, g: Any, s: Any, h: Any) -> tuple[Any, ...]:
@@ -116,37 +115,39 @@ class DoG(Optimizer):
         members = [p for block in blocks for _, p in block]
         if not members:
             return
-        block_of = {p: number for number, block in enumerate(blocks) for _, p in block}
-        home = members[0].device
-        squares = self._square_sums_of_blocks(buckets, block_of, len(blocks)).to(home)
-        index = torch.tensor(list(block_of.values())).to(home, non_blocking=True)
-        distance = torch.maximum(self._largest("max_distance", members, index, squares), squares[:, 1].sqrt())
-        total = self._largest("grad_sq_sum", members, index, squares) + squares[:, 0]
+        numbers = [number for number, block in enumerate(blocks) for _ in block]
+        block_of = dict(zip(members, numbers, strict=True))
+        squares = self._square_sums_of(members, buckets)
+        index = torch.tensor(numbers).to(squares.device, non_blocking=True)
+        sums = squares.new_zeros(len(blocks), 2).index_add_(0, index, squares)
+        distance = torch.maximum(self._largest("max_distance", members, index, sums), sums[:, 1].sqrt())
+        total = self._largest("grad_sq_sum", members, index, sums) + sums[:, 0]
         for name, values in (("max_distance", distance), ("grad_sq_sum", total)):
             torch._foreach_copy_([self.state[p][name] for p in members], list(values[index].unbind()))
         for bucket in buckets:
-            numbers = [block_of[p] for p in bucket.params]
-            rows = numbers[0] if len(set(numbers)) == 1 else numbers
+            of_rows = [block_of[p] for p in bucket.params]
+            rows = of_rows[0] if len(set(of_rows)) == 1 else of_rows
             bucket.h.gain = _step_size(distance[rows], total[rows], bucket.group).to(bucket.device)
             if bucket.h.decays and bucket.h.decoupled_weight_decay:
                 bucket.h.weight_decay = bucket.h.weight_decay * bucket.h.gain
 
-    def _square_sums_of_blocks(self, buckets: Sequence[Bucket], block_of: Mapping[Tensor, int], count: int) -> Tensor:
-        """‖g‖² and ‖θ - θ_0‖² of each block: (count, 2). Who has no gradient adds to the distance alone.
+    def _square_sums_of(self, members: Sequence[Tensor], buckets: Sequence[Bucket]) -> Tensor:
+        """‖g‖² and ‖θ - θ_0‖² of each member: (members, 2). Who has no gradient adds to the distance alone.
 
-        All ranks sum the same blocks in the same order, whichever of their parameters have gradients.
+        All ranks sum up the same members in the same order, whichever of them have gradients.
         """
+        position = {p: i for i, p in enumerate(members)}
         sums = {}
-        for p in block_of:
+        for p in members:
             if (p.device, sharding(p)) not in sums:
-                sums[p.device, sharding(p)] = precise(torch.zeros(count, 2, device=p.device))
+                sums[p.device, sharding(p)] = precise(torch.zeros(len(members), 2, device=p.device))
         for bucket in [*buckets, *self._idle()]:
             squares = self.square_sums(bucket)
             if bucket.params[0].grad is None:
                 squares[:, 0] = 0
-            index = torch.tensor([block_of[p] for p in bucket.params]).to(bucket.device, non_blocking=True)
-            sums[bucket.params[0].device, bucket.sharding].index_add_(0, index, squares)
-        first, *others = over_shards(list(sums.values()), [sharding for _, sharding in sums])
+            index = torch.tensor([position[p] for p in bucket.params]).to(bucket.device, non_blocking=True)
+            sums[bucket.device, bucket.sharding].index_add_(0, index, squares)
+        first, *others = over_shards(list(sums.values()), [lies for _, lies in sums])
         for other in others:
             first = first + other.to(first.device)
         return first

@@ -9,19 +9,20 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from .adafactor import Adafactor
 from .adam import Adam, AdamW
 from .ademamix import AdEMAMix
 from .amsgrad import AMSGrad
-from .cautious import CAdamW, CLion
-from .core import Optimizer
+from .cautious import CAdamW, Cautious, CLion
 from .core.options import nearest
 from .diffgrad import DiffGrad
 from .dog import DoG, LDoG
 from .grams import Grams
 from .groups import param_groups
 from .lion import Lion
+from .lookahead import Lookahead
 
 _ELEMENTWISE = ("cautious", "foreach", "fused", "maximize", "capturable", "complex", "dtensor", "bfloat16")
 
@@ -41,15 +42,29 @@ class OptimizerInfo:
     """What it does to the update."""
     use_when: str
     state_bytes: int
-    """State per float32 parameter at default options, in bytes; every tensor has 4 more for its step count."""
+    """State per float32 parameter at default options, in bytes; every tensor has 4 more for its step count, 12 of DoG.
+
+    Of a tensor that is not factored, for Adafactor: a factored matrix of a × b has 4 (a + b) bytes in all.
+    """
     supports: tuple[str, ...] = _ELEMENTWISE
     """Modes and kinds of parameters it works with."""
+    tuning_lr: float | None = None
+    """The lr to begin tuning at, where the default is no number or not meant for that."""
+
+    @property
+    def base(self) -> type[Optimizer] | None:
+        """What a wrapper such as Lookahead wraps unless told otherwise; None for other optimizers."""
+        return getattr(self.optimizer_class, "default_base", None)
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """The constructor's options with their defaults."""
-        parameters = inspect.signature(self.optimizer_class).parameters
-        return {name: p.default for name, p in parameters.items() if name != "params"}
+        """The constructor's options with their defaults; for a wrapper those of its default base too."""
+        options: dict[str, Any] = {}
+        for constructor in filter(None, (self.base, self.optimizer_class)):
+            for name, parameter in inspect.signature(constructor).parameters.items():
+                if name not in ("params", "base") and parameter.kind is not parameter.VAR_KEYWORD:
+                    options[name] = parameter.default
+        return options
 
 
 _ADAM = "Adam: A Method for Stochastic Optimization, Kingma & Ba, 2015"
@@ -135,6 +150,24 @@ _REGISTRY = {
             4,
         ),
         OptimizerInfo(
+            "cautious",
+            Cautious,
+            _CAUTIOUS,
+            "2411.16085",
+            "any optimizer without the coordinates that disagree with the gradient",
+            "wherever the optimizer inside works, at its settings",
+            8,
+        ),
+        OptimizerInfo(
+            "lookahead",
+            Lookahead,
+            "Lookahead Optimizer: k steps forward, 1 step back, Zhang, Lucas, Hinton & Ba, 2019",
+            "1907.08610",
+            "every k steps of any optimizer, go back half of the way",
+            "noisy gradients or a large lr, around an optimizer that works",
+            12,
+        ),
+        OptimizerInfo(
             "dog",
             DoG,
             _DOG,
@@ -160,6 +193,7 @@ _REGISTRY = {
             "second moments of matrices kept as a row and a column",
             "memory is short, or the model is of the T5 family",
             4,
+            tuning_lr=1e-2,
         ),
     )
 }
@@ -169,7 +203,7 @@ def list_optimizers(pattern: str = "*") -> list[str]:
     """Names of the optimizers that match a glob pattern, sorted; upper and lower case are the same.
 
     >>> list_optimizers("c*")
-    ['cadamw', 'clion']
+    ['cadamw', 'cautious', 'clion']
     """
     return sorted(fnmatch.filter(_REGISTRY, pattern.lower()))
 
@@ -199,14 +233,15 @@ def create_optimizer(
     """Make an optimizer by name.
 
     Of a model it takes the trainable parameters, with their names, in two groups: matrices with weight decay, biases
-    and norms without (:func:`param_groups` has more to choose from). Parameters or groups are taken as they are.
+    and norms without (:func:`param_groups` has more to choose from). Parameters or groups are taken as they are. The
+    wrappers, Lookahead and Cautious, are made around AdamW; another one is given as ``base``.
 
     Args:
         name: one of :func:`list_optimizers`.
         params_or_model: a model, or what the optimizer's constructor takes as ``params``.
         lr: None (default) for the optimizer's own default.
         weight_decay: None (default) for the optimizer's own default.
-        **options: options of that optimizer.
+        **options: options of that optimizer, and for a wrapper of the one inside.
 
     Raises:
         ValueError: no optimizer of that name, or an option out of its range.

@@ -28,8 +28,8 @@ class Optimizer(torch.optim.Optimizer):
     A subclass names its ``buffers`` and writes ``update`` in Tensor's methods; the base does everything else: parameter
     groups, gradients, step counts, transforms T, weight decay, modes, precision, sharding and checkpoints. ``p``, ``g``
     and ``s.<buffer>`` are Tensors or TensorLists, ``h.<option>`` the group's options (``betas`` as ``h.beta1``, ...)
-    and what ``scalars`` adds. ``update`` returns a new tensor, may overwrite its buffers, and must not write into p or
-    g.
+    and what ``scalars`` and ``prepare`` add. ``update`` returns a new tensor, or g itself, may overwrite its buffers,
+    and must not write into p or g.
 
     >>> import torch
     >>> class SignedMomentum(Optimizer):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 import os
 import subprocess
@@ -44,6 +43,9 @@ BAD_VALUES = {
     "cautious_scale": ["mean", True],
     "cautious_floor": [0.0, 1.5, -1.0],
     "grams": [1],
+    "k": [0, -1, 2.5, True],
+    "pullback_momentum": ["no", None],
+    "momentum_keys": [(), "exp_avg", (1,)],
     "reps_rel": [0.0, -1e-6, None],
     "init_eta": [0.0, -1.0, "0.1"],
     "scope": ["layer", None],
@@ -64,8 +66,7 @@ BAD_VALUES = {
 CASES = [
     (name, argument, value)
     for name in list_optimizers()
-    for argument in inspect.signature(optimizer_info(name).optimizer_class).parameters
-    if argument != "params"
+    for argument in optimizer_info(name).defaults
     for value in BAD_VALUES[argument]
     if value is not None or optimizer_info(name).defaults[argument] is not None
 ]
@@ -73,9 +74,9 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "argument", "value"), CASES)
 def test_value_out_of_range_is_named(name: str, argument: str, value: Any) -> None:
-    with pytest.raises(
-        ValueError, match=f"{optimizer_info(name).optimizer_class.__name__}: {argument} must be"
-    ) as error:
+    info = optimizer_info(name)
+    owners = "|".join(owner.__name__ for owner in (info.optimizer_class, info.base) if owner)
+    with pytest.raises(ValueError, match=f"({owners}): {argument} must be") as error:
         make(name, **{argument: value})
     assert repr(value) in str(error.value)
 

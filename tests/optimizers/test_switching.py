@@ -24,7 +24,9 @@ def load(optimizer: Any, source: torch.optim.Optimizer) -> None:
     optimizer.load_state_dict(source.state_dict())
 
 
-ADAMS = [name for name in list_optimizers() if "exp_avg" in optimizer_info(name).optimizer_class.buffers]
+ADAMS = [
+    name for name in list_optimizers() if "exp_avg" in getattr(optimizer_info(name).optimizer_class, "buffers", ())
+]
 
 
 def taken_over(name: str, moments: Mapping[int, Mapping[str, Any]], **options: Any) -> Reference:

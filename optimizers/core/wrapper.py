@@ -1,0 +1,404 @@
+"""Optimizers around other optimizers, of this library or of any other."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+from .checkpoints import _like
+from .options import Rule, describe, validate
+from .rule import working_dtype
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _eager(function: _Function, recursive: bool = True) -> _Function:
+    """``function`` outside the graphs of ``torch.compile``; with ``recursive=False`` what it calls may be compiled."""
+    disable: Any = torch.compiler.disable
+    result: _Function = disable(function, recursive=recursive)
+    return result
+
+
+class OptimizerWrapper(torch.optim.Optimizer):
+    """Base of optimizers that do something before and after each step of another one, ``base_optimizer``.
+
+    There is one set of groups, state and defaults, the base's, so schedulers, scalers and checkpoints reach both. What
+    a wrapper adds lives there too: options and counters as keys of the groups, tensors as keys of the state, behind its
+    ``prefix``. A subclass says which options there are (``rules``) and writes ``before_step`` and ``after_step``.
+
+    >>> import torch
+    >>> class Clamped(OptimizerWrapper):
+    ...     default_base, prefix, rules = torch.optim.SGD, "clamped_", {"low": Rule(lambda x: x < 0, "negative")}
+    ...     def __init__(self, params, base=None, low=-1.0, **base_options):
+    ...         super().__init__(params, base, base_options, low=low)
+    ...     def after_step(self, before):
+    ...         for group in self.param_groups:
+    ...             torch._foreach_clamp_min_(group["params"], group["clamped_low"])
+    >>> w = torch.nn.Parameter(torch.tensor([0.5, 2.0]))
+    >>> w.grad = torch.ones(2)
+    >>> Clamped([w], lr=3.0).step(); w.data
+    tensor([-1., -1.])
+    """
+
+    default_base: ClassVar[type[torch.optim.Optimizer]]
+    """What is wrapped where neither an optimizer nor a way to make one is given."""
+    prefix: ClassVar[str] = ""
+    """What the names of the wrapper's group keys begin with and, unless empty, those of its state."""
+    rules: ClassVar[Mapping[str, Rule]] = {}
+    """The options, without prefix, and their ranges."""
+    counters: ClassVar[frozenset[str]] = frozenset()
+    """Those of them that count steps, for all groups together."""
+
+    base_optimizer: torch.optim.Optimizer
+
+    def __init__(
+        self,
+        params: ParamsT | torch.optim.Optimizer,
+        base: Callable[[Iterable[Any]], torch.optim.Optimizer] | None,
+        base_options: Mapping[str, Any],
+        **options: Any,
+    ) -> None:
+        validate(type(self).__name__, options, options, self.rules)
+        given: list[Any] = []
+        if isinstance(params, torch.optim.Optimizer):
+            optimizer = params
+            for extra in ["base"] * (base is not None) + sorted(base_options):
+                raise TypeError(
+                    f"{type(self).__name__}: {extra} is for making an optimizer of parameters, and "
+                    f"{type(params).__name__} is made already; give the parameters instead of it, or leave {extra} out"
+                )
+        else:
+            if not isinstance(params, Tensor):  # which torch.optim refuses with a message of its own
+                params = given = list(params)
+            optimizer = self._make(params, base, base_options)
+        self.check_base(optimizer)
+        defaults = {self.prefix + name: value for name, value in options.items()}
+        own = [
+            self._checked({**defaults, **{key: group[key] for key in defaults if key in group}})
+            for group in self.explicit(optimizer, given)
+        ]
+        self.__setstate__({"base_optimizer": optimizer})  # nothing is changed before this line
+        self.defaults = {**self.defaults, **{key: defaults[key] for key in defaults.keys() - self._counters()}}
+        for group, mine in zip(self.param_groups, own, strict=True):
+            group.update(mine)
+
+    # Making and checking the base
+
+    def _make(self, params: Any, base: Any, base_options: Mapping[str, Any]) -> torch.optim.Optimizer:
+        """What ``base`` makes of the parameters."""
+        name = type(self).__name__
+        make: Any = self.default_base if base is None else base
+        if not callable(make):
+            instance = isinstance(base, torch.optim.Optimizer)
+            raise TypeError(
+                f"{name}: base must be what makes an optimizer of parameters, such as torch.optim.SGD, got "
+                + (f"a {type(base).__name__}; to wrap it, {name}(optimizer)" if instance else repr(base))
+            )
+        called = getattr(make, "__name__", None) or getattr(getattr(make, "func", make), "__name__", repr(make))
+        if missing := _missing(make, base_options):
+            raise TypeError(
+                f"{name}: base {called} needs {', '.join(missing)}, which it has no default for; pass it here, "
+                f"{name}(params, {called}, {missing[0]}=...), or bind it with functools.partial"
+            )
+        optimizer = make(params, **base_options)
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"{name}: base must make a torch.optim.Optimizer, {called} made {type(optimizer).__name__}")
+        return optimizer
+
+    def check_base(self, optimizer: torch.optim.Optimizer) -> None:
+        """Raise ValueError for an optimizer that cannot be wrapped."""
+        name, inner = type(self).__name__, optimizer
+        while isinstance(inner, OptimizerWrapper):
+            if isinstance(inner, type(self)):
+                options = ", ".join(key for key in self.rules if key not in self.counters)
+                raise ValueError(f"{name} around {name}: one {name} is enough; set {options} there")
+            inner = inner.base_optimizer
+        taken = [key for key in self._keys() if key in inner.defaults and not self.is_native(inner)]
+        if taken:
+            raise ValueError(
+                f"{name}: {type(inner).__name__} has an option {taken[0]!r} already, its own or that of another "
+                f"{name} around it; set it in its param_groups"
+            )
+
+    def is_native(self, optimizer: torch.optim.Optimizer) -> bool:
+        """Whether the wrapper's options are the optimizer's own, which then does the work."""
+        return False
+
+    def explicit(self, optimizer: torch.optim.Optimizer, given: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
+        """Per group of ``optimizer`` a dict with the options that its user has set for that group."""
+        return optimizer.param_groups
+
+    # Options and state of the wrapper
+
+    def _keys(self) -> list[str]:
+        return [self.prefix + name for name in self.rules]
+
+    def _counters(self) -> set[str]:
+        return {self.prefix + name for name in self.counters}
+
+    def _checked(self, options: dict[str, Any]) -> dict[str, Any]:
+        rules = {self.prefix + name: rule for name, rule in self.rules.items()}
+        validate(type(self).__name__, options, rules, rules)
+        return options
+
+    def _is_own_state(self, name: Any) -> bool:
+        return self.prefix != "" and isinstance(name, str) and name.startswith(self.prefix)
+
+    # The step
+
+    def before_step(self, aside: Mapping[Tensor, Mapping[str, Any]]) -> Any:
+        """Called when the gradients are there and no parameter has moved; what it returns goes to ``after_step``.
+
+        aside: state of the wrapper that is out of ``self.state`` while the base steps.
+        """
+        return None
+
+    def after_step(self, before: Any) -> None:
+        """Called when the base has stepped."""
+
+    def check(self, action: str) -> None:
+        """Raise RuntimeError where ``action`` is not possible now."""
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Step the base optimizer, and do what this wrapper adds.
+
+        closure: handed to the base, which evaluates it with gradients enabled; its value is returned.
+        """
+        self.check("step()")
+        args: tuple[Any, ...] = (self,)
+        kwargs: dict[str, Any] = {} if closure is None else {"closure": closure}
+        for pre_hook in self._optimizer_step_pre_hooks.values():
+            changed: Any = pre_hook(self, args, kwargs)
+            if changed is not None:
+                args, kwargs = changed
+        value = self._step(*args[1:], **kwargs)
+        for post_hook in self._optimizer_step_post_hooks.values():
+            post_hook(self, args, kwargs)
+        return value
+
+    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+        before: list[Any] = []
+        aside = self._set_aside()
+
+        def prepare(loss: Any = None) -> Any:
+            if not before:  # a base may evaluate its closure many times
+                before.append(self._before(aside))
+            return loss
+
+        value: Any
+        try:
+            if closure is None:
+                prepare()
+                value = self.base_optimizer.step()
+            else:
+                value = self.base_optimizer.step(lambda: prepare(closure()))
+        finally:
+            for param, own in aside.items():
+                self.state[param].update(own)
+        if before:
+            self._after(before[0])
+        return value
+
+    # Compiled is the base's step, not what changes with every step: a counter would make a new graph each time.
+    step = _eager(step, recursive=False)
+    _step = _eager(_step, recursive=False)
+    # Else torch.optim would wrap step() to call hooks, the global ones too, which are called for the base already.
+    step.hooked = True  # type: ignore[attr-defined]
+
+    @_eager
+    @torch.no_grad()
+    def _before(self, aside: Mapping[Tensor, Mapping[str, Any]]) -> Any:
+        return self.before_step(aside)
+
+    @_eager
+    @torch.no_grad()
+    def _after(self, before: Any) -> None:
+        self.after_step(before)
+
+    @_eager
+    def _set_aside(self) -> dict[Tensor, dict[str, Any]]:
+        """Take the wrapper's state from parameters the base has none for: it would not make its own beside it."""
+        aside = {
+            p: state
+            for p, state in self.state.items()
+            if isinstance(state, dict) and state and all(map(self._is_own_state, state))
+        }
+        for p in aside:
+            del self.state[p]
+        return aside
+
+    # What is the base's
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        return self.base_optimizer.param_groups
+
+    @param_groups.setter
+    def param_groups(self, value: list[dict[str, Any]]) -> None:
+        self.base_optimizer.param_groups = value
+
+    @property
+    def state(self) -> Any:
+        return self.base_optimizer.state
+
+    @state.setter
+    def state(self, value: Any) -> None:
+        self.base_optimizer.state = value
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        return self.base_optimizer.defaults
+
+    @defaults.setter
+    def defaults(self, value: dict[str, Any]) -> None:
+        self.base_optimizer.defaults = value
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As in torch.optim."""
+        self.base_optimizer.zero_grad(set_to_none)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in torch.optim; options the group does not name are the constructor's. Raises before anything changes."""
+        if isinstance(param_group, dict):  # else the base refuses it
+            counters = {key: self.param_groups[0][key] for key in self._counters()}
+            mine = {key: param_group.get(key, self.defaults.get(key)) for key in self._keys()}
+            param_group.update(self._checked({**mine, **counters}))
+        self.base_optimizer.add_param_group(param_group)
+
+    def train(self) -> None:
+        """That of the base, if it has one: schedule-free optimizers do."""
+        getattr(self.base_optimizer, "train", lambda: None)()
+
+    def eval(self) -> None:
+        """That of the base, if it has one."""
+        getattr(self.base_optimizer, "eval", lambda: None)()
+
+    def init_state(self) -> None:
+        """Make the state of every trainable parameter now, without a step; see ``Optimizer.init_state``.
+
+        Raises:
+            TypeError: the base has no ``init_state``; those of torch make their state at their first step only.
+        """
+        make: Any = getattr(self.base_optimizer, "init_state", None)
+        if make is None:
+            raise TypeError(
+                f"{type(self).__name__}.init_state: {type(self.base_optimizer).__name__} has no init_state(); its "
+                "state comes with its first step"
+            )
+        make()
+
+    # Checkpoints and copies
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base's state_dict, which has the wrapper's options and state in it."""
+        self.check("state_dict()")
+        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
+            pre_hook(self)
+        state_dict = self.base_optimizer.state_dict()
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            state_dict = post_hook(self, state_dict) or state_dict
+        return state_dict
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Resume from ``state_dict``, of this wrapper around such a base or of the base alone.
+
+        As in torch.optim the checkpoint's options win. Tensors of the wrapper keep their precision.
+
+        Raises ValueError, and leaves wrapper and base as they are, where groups, options or shapes do not fit.
+        """
+        self.check("load_state_dict()")
+        state_dict = dict(state_dict)
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            state_dict = pre_hook(self, state_dict) or state_dict
+        self._check_layout(state_dict)
+        options = [
+            self._checked(self.load_options(group, saved))
+            for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True)
+        ]
+        own = self._own_state(state_dict)
+        before = self.state, self.param_groups
+        try:
+            self.base_optimizer.load_state_dict(self._without_own(state_dict))
+        except Exception:
+            self.state, self.param_groups = before
+            raise
+        for group, mine in zip(self.param_groups, options, strict=True):
+            group.update(mine)
+        for param, name, value in own:
+            self.state[param][name] = _like(param, value, working_dtype(param.dtype))
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def load_options(self, group: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
+        """The wrapper's options out of a saved group; ours where it has none, as in a checkpoint of the base alone."""
+        return {key: saved.get(key, 0 if key in self._counters() else group[key]) for key in self._keys()}
+
+    def _check_layout(self, state_dict: Mapping[str, Any]) -> None:
+        owner = type(self).__name__
+        if not {"state", "param_groups"} <= state_dict.keys():
+            raise ValueError(
+                f"{owner}.load_state_dict takes what state_dict() of an optimizer returned, with the keys 'state' and "
+                f"'param_groups'; this has {', '.join(map(repr, list(state_dict)[:3]))}"
+            )
+        ours = [len(group["params"]) for group in self.param_groups]
+        theirs = [len(group.get("params", ())) for group in state_dict["param_groups"]]
+        if ours != theirs:
+            raise ValueError(f"the groups of the checkpoint have {theirs} parameters, those of {owner} {ours}")
+
+    def _own_state(self, state_dict: Mapping[str, Any]) -> list[tuple[Tensor, str, Tensor]]:
+        """The wrapper's tensors in a checkpoint, each with the parameter it belongs to."""
+        own = []
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            for index, (param, key) in enumerate(zip(group["params"], saved["params"], strict=True)):
+                for name, value in state_dict["state"].get(key, {}).items():
+                    if not self._is_own_state(name):
+                        continue
+                    found = tuple(value.shape) if isinstance(value, Tensor) else value
+                    if found != tuple(param.shape):
+                        raise ValueError(
+                            f"{name!r} of {describe(group, index)} has shape {found} in the checkpoint, the parameter "
+                            f"has {tuple(param.shape)}"
+                        )
+                    own.append((param, name, value))
+        return own
+
+    def _without_own(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
+        """The base's part of a checkpoint; no entry for parameters that have state of the wrapper only."""
+        keys = set(self._keys())
+        state = dict(state_dict["state"])
+        for key, saved in state_dict["state"].items():
+            if isinstance(saved, Mapping) and any(map(self._is_own_state, saved)):
+                state[key] = {name: value for name, value in saved.items() if not self._is_own_state(name)}
+                if not state[key]:
+                    del state[key]
+        groups = state_dict["param_groups"]
+        groups = [{name: value for name, value in group.items() if name not in keys} for group in groups]
+        return {**state_dict, "state": state, "param_groups": groups}
+
+    def __getstate__(self) -> dict[str, Any]:
+        self.check("a copy")
+        return {"base_optimizer": self.base_optimizer}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        known = "differentiable" in state["base_optimizer"].defaults
+        super().__setstate__(state)  # makes the hooks, which a copy starts without
+        if not known:
+            self.defaults.pop("differentiable", None)  # which torch.optim adds, and only its own optimizers read
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__} around {self.base_optimizer!r}"
+
+
+def _missing(make: Callable[..., Any], given: Mapping[str, Any]) -> list[str]:
+    """Arguments beside the first that a call of ``make`` needs and ``given`` lacks."""
+    try:
+        parameters = list(inspect.signature(make).parameters.values())[1:]
+    except (TypeError, ValueError):  # a builtin, say, which has no signature
+        return []
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in parameters if p.kind in named and p.default is p.empty and p.name not in given]
