@@ -35,10 +35,14 @@ FLOATS = {
     "dog": 6,
     "ldog": 6,
     "adafactor": 6,
+    "cautious": 10,
+    "lookahead": 11,
 }
 """Floats per parameter a step reads and writes at least."""
 COUNT = {"cadamw": 3, "clion": 2}
 """Floats a cautious step reads besides, gradient and buffers, to count what it keeps before it can scale."""
+OPTIONS = {"lookahead": {"k": 1}}
+"""Options other than the defaults: with k=1 every step has Lookahead's sync, which reads and writes p and slow."""
 
 
 def gpt_shapes(
@@ -77,6 +81,7 @@ def cases(only: Sequence[str]) -> dict[str, tuple[Callable[[list[Tensor]], Any],
         base = {"cadamw": "adamw", "clion": "lion"}.get(name, name)
         floats = FLOATS[base] + COUNT.get(name, 0)
         for mode, options in {"default": {}, "fused": {"fused": True}}.items():
+            options = {**options, **OPTIONS.get(name, {})}
             result[f"{name} {mode}"] = (lambda p, n=name, o=options: create_optimizer(n, p, **o), floats)
     return result
 

@@ -109,7 +109,7 @@ class Cautious(OptimizerWrapper):
     Raises:
         ValueError: an option out of its range, named with its value; a Cautious around another wrapper.
         TypeError: a base that makes no optimizer, or needs arguments it did not get; base or its options together with
-            an optimizer that exists.
+            an optimizer that exists; ``cautious``, which belongs into a group.
         RuntimeError: in ``step``, for a sparse gradient.
 
     >>> import torch
@@ -132,6 +132,8 @@ class Cautious(OptimizerWrapper):
         cautious_floor: float = 1e-3,
         **base_options: Any,
     ) -> None:
+        if "cautious" in base_options:
+            raise TypeError("Cautious: cautious is not for the constructor, set it to False in a parameter group")
         options = dict(cautious=True, cautious_scale=cautious_scale, cautious_floor=cautious_floor)
         super().__init__(params, base, base_options, **options)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from .adam import AdamW
-from .core.buckets import local
+from .core.buckets import cut, default_piece, local
 from .core.options import FRACTION, Rule, one_of
 from .core.rule import working_dtype
 from .core.wrapper import OptimizerWrapper
@@ -78,7 +78,7 @@ class Lookahead(OptimizerWrapper):
 
     default_base = AdamW
     prefix = "lookahead_"
-    counters = frozenset({"step"})
+    counters = frozenset({"lookahead_step"})
     rules = {
         "k": Rule(lambda x: _is_whole(x) and x >= 1, "an integer >= 1"),
         "alpha": FRACTION,
@@ -133,10 +133,13 @@ class Lookahead(OptimizerWrapper):
 
     def _sync(self, group: dict[str, Any]) -> None:
         alpha, together = group["lookahead_alpha"], []
-        for fast, slow in self._pairs(group):
-            if fast.dtype == slow.dtype:
-                together.append((fast, slow))
-            else:  # one by one: the copy in the precision of the slow weights is of one parameter then
+        for pair in self._pairs(group):
+            size = int(default_piece(pair[0].device))
+            parts = (pair[0].numel() > size and cut(pair, size)) or [pair]
+            if len(parts) == 1 and pair[0].dtype == pair[1].dtype:
+                together.append(pair)
+                continue
+            for fast, slow in parts:  # small enough for ``slow`` to be in the cache still when it is copied
                 slow.lerp_(fast.to(slow.dtype), alpha)
                 fast.copy_(slow)
         if together:

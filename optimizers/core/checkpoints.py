@@ -59,12 +59,12 @@ def restore(optimizer: Optimizer, fitted: Mapping[str, Any]) -> None:
                     optimizer.state[param][name] = torch.as_tensor(value, dtype=torch.float32, device=device)
                 else:
                     _, dtype = optimizer.buffer_kind(name, param, group)
-                    optimizer.state[param][name] = _like(param, value, dtype)
+                    optimizer.state[param][name] = like(param, value, dtype)
             if optimizer.state.get(param):
                 optimizer._complete_state(param, group)
 
 
-def _like(param: Tensor, value: Tensor, dtype: torch.dtype) -> Tensor:
+def like(param: Tensor, value: Tensor, dtype: torch.dtype) -> Tensor:
     """``value`` on the device and, if it has its shape, in the memory layout of ``param``."""
     value = value.to(param.device, dtype)
     if value.shape != param.shape or value.stride() == param.stride():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .checkpoints import _like
+from .checkpoints import like
 from .options import Rule, describe, validate
 from .rule import working_dtype
 
@@ -31,7 +31,6 @@ class OptimizerWrapper(torch.optim.Optimizer):
     a wrapper adds lives there too: options and counters as keys of the groups, tensors as keys of the state, behind its
     ``prefix``. A subclass says which options there are (``rules``) and writes ``before_step`` and ``after_step``.
 
-    >>> import torch
     >>> class Clamped(OptimizerWrapper):
     ...     default_base, prefix, rules = torch.optim.SGD, "clamped_", {"low": Rule(lambda x: x < 0, "negative")}
     ...     def __init__(self, params, base=None, low=-1.0, **base_options):
@@ -40,7 +39,7 @@ class OptimizerWrapper(torch.optim.Optimizer):
     ...         for group in self.param_groups:
     ...             torch._foreach_clamp_min_(group["params"], group["clamped_low"])
     >>> w = torch.nn.Parameter(torch.tensor([0.5, 2.0]))
-    >>> w.grad = torch.ones(2)
+    >>> w.sum().backward()
     >>> Clamped([w], lr=3.0).step(); w.data
     tensor([-1., -1.])
     """
@@ -52,7 +51,7 @@ class OptimizerWrapper(torch.optim.Optimizer):
     rules: ClassVar[Mapping[str, Rule]] = {}
     """The options, without prefix, and their ranges."""
     counters: ClassVar[frozenset[str]] = frozenset()
-    """Those of them that count steps, for all groups together."""
+    """Those of them, with prefix, that count steps, for all groups together."""
 
     base_optimizer: torch.optim.Optimizer
 
@@ -83,7 +82,7 @@ class OptimizerWrapper(torch.optim.Optimizer):
             for group in self.explicit(optimizer, given)
         ]
         self.__setstate__({"base_optimizer": optimizer})  # nothing is changed before this line
-        self.defaults = {**self.defaults, **{key: defaults[key] for key in defaults.keys() - self._counters()}}
+        self.defaults = {**self.defaults, **{key: defaults[key] for key in defaults.keys() - self.counters}}
         for group, mine in zip(self.param_groups, own, strict=True):
             group.update(mine)
 
@@ -115,7 +114,7 @@ class OptimizerWrapper(torch.optim.Optimizer):
         name, inner = type(self).__name__, optimizer
         while isinstance(inner, OptimizerWrapper):
             if isinstance(inner, type(self)):
-                options = ", ".join(key for key in self.rules if key not in self.counters)
+                options = ", ".join(key for key in self.rules if self.prefix + key not in self.counters)
                 raise ValueError(f"{name} around {name}: one {name} is enough; set {options} there")
             inner = inner.base_optimizer
         taken = [key for key in self._keys() if key in inner.defaults and not self.is_native(inner)]
@@ -137,9 +136,6 @@ class OptimizerWrapper(torch.optim.Optimizer):
 
     def _keys(self) -> list[str]:
         return [self.prefix + name for name in self.rules]
-
-    def _counters(self) -> set[str]:
-        return {self.prefix + name for name in self.counters}
 
     def _checked(self, options: dict[str, Any]) -> dict[str, Any]:
         rules = {self.prefix + name: rule for name, rule in self.rules.items()}
@@ -265,7 +261,7 @@ class OptimizerWrapper(torch.optim.Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in torch.optim; options the group does not name are the constructor's. Raises before anything changes."""
         if isinstance(param_group, dict):  # else the base refuses it
-            counters = {key: self.param_groups[0][key] for key in self._counters()}
+            counters = {key: self.param_groups[0][key] for key in self.counters}
             mine = {key: param_group.get(key, self.defaults.get(key)) for key in self._keys()}
             param_group.update(self._checked({**mine, **counters}))
         self.base_optimizer.add_param_group(param_group)
@@ -284,13 +280,11 @@ class OptimizerWrapper(torch.optim.Optimizer):
         Raises:
             TypeError: the base has no ``init_state``; those of torch make their state at their first step only.
         """
-        make: Any = getattr(self.base_optimizer, "init_state", None)
-        if make is None:
-            raise TypeError(
-                f"{type(self).__name__}.init_state: {type(self.base_optimizer).__name__} has no init_state(); its "
-                "state comes with its first step"
-            )
-        make()
+        base: Any = self.base_optimizer
+        if not hasattr(base, "init_state"):
+            name = type(base).__name__
+            raise TypeError(f"{type(self).__name__}: {name} has no init_state(); its state comes with its first step")
+        base.init_state()
 
     # Checkpoints and copies
 
@@ -330,20 +324,20 @@ class OptimizerWrapper(torch.optim.Optimizer):
         for group, mine in zip(self.param_groups, options, strict=True):
             group.update(mine)
         for param, name, value in own:
-            self.state[param][name] = _like(param, value, working_dtype(param.dtype))
+            self.state[param][name] = like(param, value, working_dtype(param.dtype))
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
     def load_options(self, group: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
         """The wrapper's options out of a saved group; ours where it has none, as in a checkpoint of the base alone."""
-        return {key: saved.get(key, 0 if key in self._counters() else group[key]) for key in self._keys()}
+        return {key: saved.get(key, 0 if key in self.counters else group[key]) for key in self._keys()}
 
     def _check_layout(self, state_dict: Mapping[str, Any]) -> None:
         owner = type(self).__name__
         if not {"state", "param_groups"} <= state_dict.keys():
+            found = ", ".join(map(repr, list(state_dict)[:3]))
             raise ValueError(
-                f"{owner}.load_state_dict takes what state_dict() of an optimizer returned, with the keys 'state' and "
-                f"'param_groups'; this has {', '.join(map(repr, list(state_dict)[:3]))}"
+                f"{owner}.load_state_dict takes what state_dict() of an optimizer returned; this has {found}"
             )
         ours = [len(group["params"]) for group in self.param_groups]
         theirs = [len(group.get("params", ())) for group in state_dict["param_groups"]]
@@ -358,7 +352,7 @@ class OptimizerWrapper(torch.optim.Optimizer):
                 for name, value in state_dict["state"].get(key, {}).items():
                     if not self._is_own_state(name):
                         continue
-                    found = tuple(value.shape) if isinstance(value, Tensor) else value
+                    found = tuple(value.shape) if isinstance(value, Tensor) else f"none, being {value!r},"
                     if found != tuple(param.shape):
                         raise ValueError(
                             f"{name!r} of {describe(group, index)} has shape {found} in the checkpoint, the parameter "
@@ -368,20 +362,21 @@ class OptimizerWrapper(torch.optim.Optimizer):
         return own
 
     def _without_own(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """The base's part of a checkpoint; no entry for parameters that have state of the wrapper only."""
+        """The base's part of a checkpoint."""
         keys = set(self._keys())
-        state = dict(state_dict["state"])
-        for key, saved in state_dict["state"].items():
-            if isinstance(saved, Mapping) and any(map(self._is_own_state, saved)):
-                state[key] = {name: value for name, value in saved.items() if not self._is_own_state(name)}
-                if not state[key]:
-                    del state[key]
-        groups = state_dict["param_groups"]
-        groups = [{name: value for name, value in group.items() if name not in keys} for group in groups]
+        state = {
+            key: {name: value for name, value in saved.items() if not self._is_own_state(name)}
+            if isinstance(saved, Mapping)
+            else saved
+            for key, saved in state_dict["state"].items()
+        }
+        groups = [
+            {name: value for name, value in group.items() if name not in keys} for group in state_dict["param_groups"]
+        ]
         return {**state_dict, "state": state, "param_groups": groups}
 
     def __getstate__(self) -> dict[str, Any]:
-        self.check("a copy")
+        self.check("a copy")  # by pickle or deepcopy
         return {"base_optimizer": self.base_optimizer}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import lion_pytorch
 import pytest
 import torch
 from torch import Tensor, nn
@@ -60,7 +61,7 @@ def test_around_adam_of_torch_it_is_cautious_adam(decoupled_weight_decay: bool, 
 
 def test_around_lion_of_others_it_is_clion() -> None:
     """lucidrains' Lion has no key that says how it decays: a group may."""
-    lion = pytest.importorskip("lion_pytorch").Lion
+    lion = lion_pytorch.Lion
     closely(run(partial(Cautious, base=lion), lr=0.01, betas=(0.9, 0.99)), run(CLion, lr=0.01))
     params = parameters()
     optimizer = Cautious([{"params": params, "weight_decouple": True}], lion, lr=0.01, weight_decay=0.3)

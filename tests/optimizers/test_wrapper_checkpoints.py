@@ -158,7 +158,10 @@ UNFIT: Mapping[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
         lambda c: c["state"][3].update(lookahead_slow=torch.zeros(4, 3)),
         r"'lookahead_slow' of parameter 3 of its group \(shape \(3, 4\)\) has shape \(4, 3\) in the checkpoint",
     ),
-    "no tensor": (lambda c: c["state"][3].update(lookahead_slow="gone"), "has shape gone in the checkpoint"),
+    "no tensor": (
+        lambda c: c["state"][3].update(lookahead_slow="gone"),
+        "has shape none, being 'gone', in the checkpoint",
+    ),
     "groups": (lambda c: c["param_groups"].append({"params": []}), r"have \[6, 0\] parameters, .*Lookahead \[6\]"),
     "parameters": (lambda c: c["param_groups"][0]["params"].pop(), r"have \[5\] parameters"),
     "model": (lambda c: nn.Linear(2, 2).state_dict(), "Lookahead.load_state_dict takes what state_dict"),

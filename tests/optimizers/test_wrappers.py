@@ -201,7 +201,7 @@ def test_init_state_makes_what_a_step_would(mode: str) -> None:
     assert made.param_groups[0]["lookahead_step"] == 0
     for p in made.param_groups[0]["params"]:
         exactly(made.state[p]["lookahead_slow"], p.detach())
-    with pytest.raises(TypeError, match=r"Cautious.init_state: SGD has no init_state\(\)"):
+    with pytest.raises(TypeError, match=r"Cautious: SGD has no init_state\(\)"):
         Lookahead([parameter()], partial(Cautious, base=torch.optim.SGD)).init_state()
 
 

@@ -6,8 +6,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as lightning
 import pytest
 import torch
+from lightning.pytorch import cli
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -17,7 +19,6 @@ from optzoo.optimizers.lookahead import Lookahead
 from support.problems import tensors
 from support.wrapped import WRAPPED
 
-lightning = pytest.importorskip("lightning.pytorch")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning"),
@@ -147,7 +148,6 @@ def test_slow_weights_through_the_optimizer_of_lightning() -> None:
 def test_lightning_cli_makes_wrapper_and_base(
     arguments: list[str], wrapper: type, base: type, lr: float, k: int | None
 ) -> None:
-    cli = pytest.importorskip("lightning.pytorch.cli")
 
     class Bare(Regression):
         configure_optimizers = lightning.LightningModule.configure_optimizers
