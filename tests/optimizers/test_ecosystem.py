@@ -364,12 +364,9 @@ def test_views_of_one_storage_and_tensors_without_elements(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cautious", [False, True])
-@pytest.mark.parametrize("name", [name for name in list_optimizers() if name != "lookahead"])
+@pytest.mark.parametrize("name", [name for name in list_optimizers() if name != "lookahead"])  # its count is no graph's
 def test_compiled_step(name: str, cautious: bool) -> None:
-    """No graph break, and three graphs: the first step makes the state, the third finds that lr is no constant.
-
-    Lookahead keeps its count of steps out of graphs, see test_wrappers_in_training.py.
-    """
+    """No graph break, and three graphs: the first step makes the state, the third finds that lr is no constant."""
     options = {"betas": (0.9, 0.999, 0.99), "alpha_warmup": 5, "beta3_warmup": 5} if name == "ademamix" else {}
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounter()
