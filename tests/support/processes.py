@@ -97,6 +97,8 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "xi": {"cautious": True, "cautious_scale": "xi"},
     "unscaled": {"cautious": True, "cautious_scale": None},
 }
+
+
 def run_options(name: str, options: str) -> dict[str, Any]:
     return {**OPTIONS[options], **FACTORING.get(name, {})}
 
