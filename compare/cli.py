@@ -102,7 +102,8 @@ def _list_optimizers() -> None:
 
     for name in list_optimizers():
         info = optimizer_info(name)
-        print(f"{name:<12} lr {info.defaults['lr']:<8g} {info.description}")
+        lr = info.defaults["lr"]
+        print(f"{name:<12} lr {'own' if lr is None else f'{lr:g}':<8} {info.description}")
 
 
 if __name__ == "__main__":

@@ -102,6 +102,7 @@ class Cautious(OptimizerWrapper):
             of this library that exists is made cautious in all its groups.
         base: what makes the base of the parameters, called as ``base(params, **base_options)``: a class, a
             ``functools.partial``, a function. Default None: :class:`AdamW`. Not with an optimizer that exists.
+        cautious: False switches it off, for a comparison or in a group. Default True.
         cautious_scale: ``"floor"`` (default, the authors' code and timm), ``"xi"`` for s = d/(n+1), None for s = 1.
         cautious_floor: bound of n/d from below for ``"floor"``, in (0, 1]. Default 1e-3, as there.
         **base_options: options of the base, such as ``lr``.
@@ -109,7 +110,7 @@ class Cautious(OptimizerWrapper):
     Raises:
         ValueError: an option out of its range, named with its value; a Cautious around another wrapper.
         TypeError: a base that makes no optimizer, or needs arguments it did not get; base or its options together with
-            an optimizer that exists; ``cautious``, which belongs into a group.
+            an optimizer that exists.
         RuntimeError: in ``step``, for a sparse gradient.
 
     >>> import torch
@@ -128,13 +129,12 @@ class Cautious(OptimizerWrapper):
         params: ParamsT | torch.optim.Optimizer,
         base: Callable[[Iterable[Any]], torch.optim.Optimizer] | None = None,
         *,
+        cautious: bool = True,
         cautious_scale: str | None = "floor",
         cautious_floor: float = 1e-3,
         **base_options: Any,
     ) -> None:
-        if "cautious" in base_options:
-            raise TypeError("Cautious: cautious is not for the constructor, set it to False in a parameter group")
-        options = dict(cautious=True, cautious_scale=cautious_scale, cautious_floor=cautious_floor)
+        options = dict(cautious=cautious, cautious_scale=cautious_scale, cautious_floor=cautious_floor)
         super().__init__(params, base, base_options, **options)
 
     def is_native(self, optimizer: torch.optim.Optimizer) -> bool:

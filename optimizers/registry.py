@@ -42,10 +42,12 @@ class OptimizerInfo:
     """What it does to the update."""
     use_when: str
     state_bytes: int
-    """State per float32 parameter at default options, in bytes; every tensor has 4 more for its step count, 12 of DoG.
+    """State per float32 parameter at default options, in bytes.
 
     Of a tensor that is not factored, for Adafactor: a factored matrix of a × b has 4 (a + b) bytes in all.
     """
+    tensor_bytes: int = 4
+    """State per tensor beside it, in bytes: its step count and, for DoG, the numbers of its block."""
     supports: tuple[str, ...] = _ELEMENTWISE
     """Modes and kinds of parameters it works with."""
     tuning_lr: float | None = None
@@ -175,6 +177,7 @@ _REGISTRY = {
             "SGD whose step size is the distance travelled over the root of the gradients' sum of squares",
             "no learning rate is to be tuned; evaluate on the average of the iterates",
             4,
+            tensor_bytes=12,
         ),
         OptimizerInfo(
             "ldog",
@@ -184,6 +187,7 @@ _REGISTRY = {
             "DoG with a step size of its own for every tensor",
             "no learning rate is to be tuned, on transformers above all",
             4,
+            tensor_bytes=12,
         ),
         OptimizerInfo(
             "adafactor",

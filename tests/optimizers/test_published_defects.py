@@ -46,7 +46,7 @@ def test_size_of_the_first_step(name: str, expected: float) -> None:
 
 
 @pytest.mark.parametrize("foreach", [None, False])
-@pytest.mark.parametrize("name", [name for name in list_optimizers() if name not in {*SIGN_OF_GRADIENT, "cautious"}])
+@pytest.mark.parametrize("name", [name for name in list_optimizers() if name not in SIGN_OF_GRADIENT])
 def test_masked_coordinates_stay(name: str, foreach: bool | None) -> None:
     """C-Optim's foreach path masked by m·m, so nothing stayed; HeavyBall's sign bits tell zeros of both signs apart."""
     rows = [[1.0] * 4] * 3 + [[1.0, -1e-3, 0.0, -0.0]]
