@@ -32,6 +32,6 @@ def test_wheel_imports_with_nothing_but_torch_and_numpy(tmp_path: Path) -> None:
     assert {"optzoo.optimizers.adam", "optzoo.optimizers.core.optimizer", "optzoo.compare.cli"} <= set(names)
     assert {"optzoo.schedulers", "optzoo.integrations"} <= set(names)
     installed = tmp_path / "empty" / "lib"
-    assert len(list(installed.rglob("site-packages/optzoo/**/py.typed"))) == 5
+    assert len(list(installed.rglob("site-packages/optzoo/**/py.typed"))) == 6
     assert not list(installed.rglob("site-packages/optimizers")), "a bare top-level folder would shadow users' own"
     assert "usage: optzoo" in run(tmp_path / "empty" / "bin" / "optzoo", "--help", cwd=tmp_path)

@@ -14,9 +14,12 @@ from .grams import Grams
 from .groups import param_groups
 from .lion import Lion
 from .lookahead import Lookahead
+from .psgd import PSGD, PSGDLRA, PSGDDense, PSGDNewton, psgd_groups
 from .registry import OptimizerInfo, create_optimizer, list_optimizers, optimizer_info
 
 __all__ = [
+    "PSGD",
+    "PSGDLRA",
     "AMSGrad",
     "AdEMAMix",
     "Adafactor",
@@ -34,6 +37,8 @@ __all__ = [
     "Optimizer",
     "OptimizerInfo",
     "Options",
+    "PSGDDense",
+    "PSGDNewton",
     "PolynomialDecayAverager",
     "adopt",
     "create_optimizer",
@@ -42,4 +47,5 @@ __all__ = [
     "param_groups",
     "polynomial_decay_avg_fn",
     "polynomial_decay_multi_avg_fn",
+    "psgd_groups",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from .grams import Grams
 from .groups import param_groups
 from .lion import Lion
 from .lookahead import Lookahead
+from .psgd import PSGD, psgd_groups
 
 _ELEMENTWISE = ("cautious", "foreach", "fused", "maximize", "capturable", "complex", "dtensor", "bfloat16")
 
@@ -52,6 +53,8 @@ class OptimizerInfo:
     """Modes and kinds of parameters it works with."""
     tuning_lr: float | None = None
     """The lr to begin tuning at, where the default is no number or not meant for that."""
+    groups: Callable[..., list[dict[str, Any]]] = param_groups
+    """Makes the parameter groups of a model, from the model, the weight decay and options of its own."""
 
     @property
     def base(self) -> type[Optimizer] | None:
@@ -199,6 +202,17 @@ _REGISTRY = {
             4,
             tuning_lr=1e-2,
         ),
+        OptimizerInfo(
+            "psgd",
+            PSGD,
+            "Stochastic Hessian Fittings with Lie Groups, Li, 2024",
+            "2402.11858",
+            "momentum whitened by a Kronecker-factored preconditioner that is fitted on the way",
+            "fewer steps matter more than cheap ones; ill-conditioned problems",
+            4,
+            tensor_bytes=12,
+            groups=psgd_groups,
+        ),
     )
 }
 
@@ -245,7 +259,8 @@ def create_optimizer(
         params_or_model: a model, or what the optimizer's constructor takes as ``params``.
         lr: None (default) for the optimizer's own default.
         weight_decay: None (default) for the optimizer's own default.
-        **options: options of that optimizer, and for a wrapper of the one inside.
+        **options: options of that optimizer, and for a wrapper of the one inside; of a model also those of the function
+            that makes its groups, such as ``no_decay``.
 
     Raises:
         ValueError: no optimizer of that name, or an option out of its range.
@@ -262,7 +277,10 @@ def create_optimizer(
         options["weight_decay"] = weight_decay
     params: Any = params_or_model
     if isinstance(params_or_model, nn.Module):
-        params = param_groups(params_or_model, info.defaults["weight_decay"] if weight_decay is None else weight_decay)
+        own = [name for name in inspect.signature(info.groups).parameters if name not in info.defaults]
+        grouping = {name: options.pop(name) for name in own if name in options}
+        decay = info.defaults["weight_decay"] if weight_decay is None else weight_decay
+        params = info.groups(params_or_model, decay, **grouping)
     factory: Any = info.optimizer_class
     optimizer: Optimizer = factory(params, **options)
     return optimizer

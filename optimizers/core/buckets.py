@@ -91,7 +91,7 @@ def local(operands: Sequence[Any]) -> tuple[Tensor, ...]:
     if is_dtensor(param):
         if grad.placements != param.placements:
             grad = grad.redistribute(param.device_mesh, param.placements)
-        operands = [t.to_local() for t in (param, grad, *buffers)]
+        operands = [t.to_local() if is_dtensor(t) else t for t in (param, grad, *buffers)]
     return tuple(torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in operands)
 
 

@@ -45,7 +45,9 @@ def fit(optimizer: Optimizer, incoming: Mapping[str, Any], adopting: bool) -> di
         fitted_groups.append(fitted_group)
         for index, key in enumerate(keys):
             if incoming["state"].get(key):
-                state[key] = _fit_state(optimizer, group, index, {**fitted_group, "params": []}, incoming["state"][key])
+                state[key] = _fit_state(
+                    optimizer, group, index, {**fitted_group, "params": group["params"]}, incoming["state"][key]
+                )
     return {**incoming, "state": state, "param_groups": fitted_groups}
 
 

@@ -104,6 +104,13 @@ class Optimizer(torch.optim.Optimizer):
         Such numbers are float64 tensors, one for a bucket or one per parameter. :meth:`square_sums` measures.
         """
 
+    def prepare_bucket(self, bucket: Bucket) -> None:
+        """The same for one bucket, just before its update: for what takes memory until then."""
+
+    def kind(self, group: Mapping[str, Any], param: Tensor) -> Any:
+        """What parameters of a bucket must have in common beside group, device, dtype, sharding and step."""
+        return None
+
     def scalars(self, h: Any) -> None:
         """Add to ``h`` the numbers of this step that ``update`` needs beside the options, such as bias corrections.
 
@@ -150,18 +157,22 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        buckets = self._buckets()
+        self.descend(self.buckets(lambda p: p.grad))
+        return loss
+
+    def descend(self, buckets: Sequence[Bucket]) -> None:
+        """The step itself, once the gradients are known."""
         for bucket in buckets:
             bucket.h = self.numbers(bucket)
         self.prepare(buckets)
         sharded: list[Scaled] = []
         for bucket in buckets:
+            self.prepare_bucket(bucket)
             self._step_bucket(bucket, sharded)
         if sharded:
             reduce_counts(sharded)
             for scaled in sharded:
                 scaled.finish()
-        return loss
 
     def numbers(self, bucket: Bucket) -> Any:
         """The ``h`` of a bucket, but for what :meth:`prepare` adds."""
@@ -221,12 +232,12 @@ class Optimizer(torch.optim.Optimizer):
         for piece in pieces(bucket, rest, size, pack, wrap=on_tensors or wrap):
             yield eager, piece, wrapped(h, piece.rows) if on_tensors else h
 
-    def _buckets(self) -> list[Bucket]:
+    def buckets(self, gradient: Callable[[Tensor], Tensor | None]) -> list[Bucket]:
         """Count this step and sort the parameters that have a gradient into buckets."""
         work = []
         for group in self.param_groups:
             for i, p in enumerate(group["params"]):
-                g = p.grad
+                g = gradient(p)
                 if g is None:
                     continue
                 if g.layout is not torch.strided:
@@ -247,7 +258,7 @@ class Optimizer(torch.optim.Optimizer):
         buckets: dict[Any, Bucket] = {}
         for state, (group, names, p, g) in zip(states, work, strict=True):
             count = None if on_device or group["capturable"] else next(counts)
-            key = (id(group), p.device, p.dtype, sharding(p), count, names)
+            key = (id(group), p.device, p.dtype, sharding(p), count, names, self.kind(group, p))
             if key not in buckets:
                 buckets[key] = Bucket(group, names, sharding(p), count)
             buckets[key].add(p, g, state)
@@ -289,6 +300,15 @@ class Optimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As in torch.optim, without options that are functions: a file cannot hold them, and loading keeps its own."""
+        state_dict = super().state_dict()
+        groups = [
+            {name: value for name, value in group.items() if not callable(value)}
+            for group in state_dict["param_groups"]
+        ]
+        return {**state_dict, "param_groups": groups}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume from ``state_dict``, of this class or of one that keeps the same moments, torch.optim's included.

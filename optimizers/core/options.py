@@ -151,6 +151,11 @@ def _remedy(value: object) -> str:
     return ""
 
 
+def arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an optimizer's own, out of the ``locals()`` its constructor begins with."""
+    return {name: value for name, value in given.items() if name not in ("self", "params", "options", "__class__")}
+
+
 def reject_unknown(owner: type, unknown: Iterable[str]) -> NoReturn:
     """TypeError for keywords the constructor of ``owner`` does not take, naming the nearest it does."""
     valid = [name for name in inspect.signature(owner).parameters if name != "params"]

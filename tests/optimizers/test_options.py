@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,10 +19,10 @@ SHAPES = [(4, 5), (6,)]
 SAYS_WHAT_OTHERS_SAY = {"relative_step"}
 """Arguments that may contradict others, which test_adafactor.py checks, and otherwise change nothing."""
 
-WITHOUT_EFFECT = {(name, "grams") for name in SIGN_OF_GRADIENT - {"grams"}}
-"""Where an option changes nothing: these updates have the gradient's sign as they are."""
+WITHOUT_EFFECT = {("psgd", "merge_dims"), *((name, "grams") for name in SIGN_OF_GRADIENT - {"grams"})}
+"""Where an option changes nothing: there are no more than two dimensions, and the gradient's sign, here anyway."""
 
-MODES = {"foreach", "fused", "capturable"}
+MODES = {"foreach", "fused", "capturable", "cache_preconditioner"}
 """Arguments that choose how a step runs: test_modes.py and test_reference_match.py show that the numbers are equal."""
 
 CHANGES: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
@@ -59,6 +60,26 @@ CHANGES: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "factored": (False, {"min_dim_size_to_factor": 2}),
     "momentum_of": ("update", {"beta1": 0.9}),
     "momentum_dtype": ("bfloat16", {"beta1": 0.9}),
+    "momentum": (0.5, {}),
+    "whiten": ("grad", {}),
+    "geometry": ("QUAD", {}),
+    "lr_preconditioner": (0.5, {}),
+    "precond_update_probability": (0.3, {}),
+    "beta_L": (0.5, {}),
+    "damping": (0.1, {}),
+    "init_scale": (0.5, {}),
+    "max_size": (3, {}),
+    "max_skew": (0.0, {}),
+    "merge_dims": ("matrix", {}),
+    "update_first": (False, {}),
+    "clip": ((0.5, 10.0), {}),
+    "norm": ("power", {"max_skew": math.inf}),
+    "precond_dtype": ("float32", {}),
+    "seed": (1, {"max_skew": math.inf}),
+    "adamw": (True, {}),
+    "adamw_betas": ((0.5, 0.9), {"adamw": True}),
+    "adamw_eps": (0.1, {"adamw": True}),
+    "psgd.decoupled_weight_decay": (False, {"weight_decay": 0.3}),
 }
 """Argument: another value than the default (None: the test makes one) and what else must be set."""
 
@@ -94,7 +115,7 @@ def test_argument_changes_the_trajectory(name: str, argument: str) -> None:
         assert not torch.equal(base[0], changed[0]), f"{argument}={variant} changes nothing"
 
 
-@pytest.mark.parametrize("name", list_optimizers())
+@pytest.mark.parametrize("name", [name for name in list_optimizers() if name != "psgd"])  # noise is by position
 def test_options_differ_between_groups(name: str) -> None:
     """Two groups with different options move as two optimizers would."""
     grads = gradients(6, SHAPES)
@@ -109,7 +130,7 @@ def test_options_differ_between_groups(name: str) -> None:
         assert torch.equal(alone, together[i])
 
 
-@pytest.mark.parametrize("name", list_optimizers())
+@pytest.mark.parametrize("name", [name for name in list_optimizers() if name != "psgd"])  # factors: test_psgd.py
 def test_state_bytes_are_those_of_the_registry(name: str) -> None:
     p = torch.nn.Parameter(torch.zeros(100))
     opt = create_optimizer(name, [p])

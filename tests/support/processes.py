@@ -142,7 +142,7 @@ def step_dtensors(name: str, options: str, mesh: str) -> dict[str, Any]:
         key
         for p in params[:-1]
         for key, t in optimizer.state[p].items()
-        if t.ndim == p.ndim and t.placements != placements_of(t, p)
+        if t.ndim == p.ndim and key[0] not in "QL" and t.placements != placements_of(t, p)  # PSGD's are whole
     ]
     return {"params": [p.full_tensor() for p in params[:-1]] + params[-1:], "misplaced": misplaced}
 

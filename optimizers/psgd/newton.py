@@ -1,0 +1,278 @@
+"""Steps that take a closure, and the products of the Hessian with random vectors that come of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..core import Optimizer
+from ..core.buckets import Bucket, is_dtensor
+from ..core.options import one_of
+from ..core.rule import working_dtype
+from .noise import Noise
+from .schedule import updates_at
+
+_PROBES = 1
+"""The stream of v, which is independent of the noise in the damping."""
+
+Closure = Callable[[], Any]
+Draw = Callable[[Sequence[Tensor]], "list[Tensor]"]
+
+
+class Evaluation(NamedTuple):
+    """What the closure came to at θ: gradients of all parameters that have one, v and Hv of those that are probed."""
+
+    loss: Any
+    gradients: dict[Tensor, Tensor]
+    vectors: dict[Tensor, Tensor]
+    products: dict[Tensor, Tensor]
+
+
+class Newton(Optimizer):
+    """Base of optimizers whose preconditioner is fitted to Hv, v ~ N(0, I); option ``hessian`` says how it comes.
+
+    ``"exact"``: the closure returns the loss, without backward(). ``"finite_difference"``: an ordinary closure, which
+    is evaluated twice. None: no Hv, and a closure is needed no more than by other optimizers. In steps that do not
+    update the preconditioner a closure is evaluated once, and no second graph is built. After a step ``p.grad`` is the
+    gradient at the point stepped from.
+
+    ``prepare`` finds v and Hv among the operands of a bucket whose parameters are probed, as "vector" and "product".
+    """
+
+    rules = {"hessian": one_of("exact", "finite_difference")}
+
+    @property
+    def own_options(self) -> frozenset[str]:
+        """Also ``hessian``: it is to fit the closure of the program that loads, not of the one that saved."""
+        return super().own_options | {"hessian"}
+
+    def check_group(self, group: Mapping[str, Any]) -> None:
+        super().check_group(group)
+        name = type(self).__name__
+        if group["capturable"]:
+            raise ValueError(f"{name}: capturable=True is not possible: the host decides when Q is updated")
+        for other in self.param_groups:
+            if other["hessian"] != group["hessian"]:
+                raise ValueError(
+                    f"{name}: hessian must be the same in all groups, got {other['hessian']!r} and {group['hessian']!r}"
+                )
+
+    @torch.no_grad()
+    def step(self, closure: Closure | None = None) -> Any:
+        """Update every parameter that has a gradient.
+
+        closure: returns the loss; whether it calls backward is up to the option ``hessian``. Its value is returned.
+        """
+        method = self.param_groups[0]["hessian"]
+        if method is None:
+            loss = None if closure is None else evaluated(closure)
+            self.descend(self.buckets(lambda p: p.grad))
+            return loss
+        params = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        refuse_sharded(type(self).__name__, params)
+        evaluation = hessian_vector_products(
+            type(self).__name__, closure, params, self._probed(), self._probes, method=method
+        )
+        buckets = self.buckets(evaluation.gradients.get)
+        for bucket in buckets:
+            _add_products(bucket, evaluation)
+        self.descend(buckets)
+        return evaluation.loss
+
+    def coming_steps(self, group: Mapping[str, Any]) -> list[int]:
+        """Of each parameter of a group, the step that decides whether its preconditioner is updated in this one."""
+        return [self._coming_step(p) for p in group["params"]]
+
+    def _coming_step(self, p: Tensor) -> int:
+        return 1 + (int(self.state[p]["step"]) if self.state.get(p) else 0)
+
+    def _probed(self) -> set[Tensor]:
+        """The parameters whose preconditioner this step updates."""
+        return {
+            p
+            for group in self.param_groups
+            for p, step in zip(group["params"], self.coming_steps(group), strict=True)
+            if updates_at(step, group["precond_update_probability"])
+        }
+
+    def _probes(self, params: Sequence[Tensor]) -> list[Tensor]:
+        """v ~ N(0, I) for each of these parameters; of a complex one both parts."""
+        position = positions(self.param_groups)
+        seeds = {p: group["seed"] for group in self.param_groups for p in group["params"]}
+        vectors = []
+        for p in params:
+            real = torch.view_as_real(p) if p.is_complex() else p
+            noise = Noise(seeds[p], [position[p]], self._coming_step(p), p.device, _PROBES)
+            v = noise.normal(1, *real.shape, like=real)[0]
+            vectors.append(torch.view_as_complex(v) if p.is_complex() else v)
+        return vectors
+
+
+def positions(groups: Iterable[Mapping[str, Any]]) -> dict[Tensor, int]:
+    """The number of every parameter, as in the checkpoint."""
+    return {p: i for i, p in enumerate(p for group in groups for p in group["params"])}
+
+
+def refuse_sharded(name: str, params: Iterable[Tensor]) -> None:
+    """Raise for DTensors, which these optimizers do not take."""
+    if any(map(is_dtensor, params)):
+        raise NotImplementedError(
+            f"{name} does not take sharded parameters (DTensor, as of fully_shard); use PSGD or DistributedDataParallel"
+        )
+
+
+def _add_products(bucket: Bucket, evaluation: Evaluation) -> None:
+    if bucket.params[0] in evaluation.products:
+        bucket.buffers = ("vector", "product", *bucket.buffers)
+        for i, (param, (p, g, *buffers)) in enumerate(zip(bucket.params, bucket.rows, strict=True)):
+            pair = evaluation.vectors[param], evaluation.products[param]
+            v, product = [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in pair]
+            bucket.rows[i] = (p, g, v, product, *buffers)
+
+
+# Products of the Hessian with vectors
+
+
+def hessian_vector_products(
+    name: str, closure: Closure | None, params: Sequence[Tensor], probed: Collection[Tensor], draw: Draw, *, method: str
+) -> Evaluation:
+    """Loss, gradients and, of the ``probed`` parameters that have a gradient, v and Hv; ``p.grad`` is the gradient.
+
+    v is 0 for the others. Parameters the gradient does not depend on have Hv = 0.
+
+    Args:
+        name: of the optimizer, for error messages.
+        closure: what the optimizer's step was given.
+        params: all parameters that are trained.
+        probed: those of them that Hv is wanted of; empty where a single gradient is all that is needed.
+        draw: makes the v of given parameters.
+        method: ``"exact"`` or ``"finite_difference"``.
+
+    Raises:
+        TypeError: there is no closure, or it returned no loss.
+        RuntimeError: the closure is one for the other method, or its loss is not one number.
+    """
+    if closure is None:
+        raise TypeError(
+            f"{name}: hessian={method!r} needs step(closure), and there is no closure. A GradScaler calls step() "
+            "without one: drop the scaler and use torch.autocast with bfloat16, which needs none"
+        )
+    evaluate = _exact if method == "exact" else _finite_difference
+    return evaluate(name, closure, params, set(probed), draw)
+
+
+def _exact(name: str, closure: Closure, params: Sequence[Tensor], probed: set[Tensor], draw: Draw) -> Evaluation:
+    """Hv as the gradient of gᵀv."""
+    _set_gradients(params, {})
+    loss = evaluated(closure)
+    _check_loss(name, loss, params)
+    found = torch.autograd.grad(loss, params, create_graph=len(probed) > 0, allow_unused=True)
+    gradients = {p: g for p, g in zip(params, found, strict=True) if g is not None}
+    among = [p for p in gradients if p in probed]
+    vectors = dict(zip(among, draw(among), strict=True))
+    products = {p: torch.zeros_like(p) for p in among}
+    curved = [p for p in among if gradients[p].requires_grad]
+    if curved:
+        found = torch.autograd.grad(
+            [gradients[p] for p in curved],
+            among,
+            [vectors[p] for p in curved],
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        products.update(zip(among, found, strict=True))
+    gradients = {p: g.detach() for p, g in gradients.items()}
+    _set_gradients(params, gradients)
+    return Evaluation(loss, gradients, vectors, products)
+
+
+def _finite_difference(
+    name: str, closure: Closure, params: Sequence[Tensor], probed: set[Tensor], draw: Draw
+) -> Evaluation:
+    """Hv = (g(θ + δv) - g(θ)) / δ with δ = √eps, both on the same random numbers of torch.
+
+    The global generators end up where one evaluation leaves them.
+    """
+    generators = _Generators(params)
+    at_first = generators.states() if probed else []
+    _set_gradients(params, {})
+    loss = evaluated(closure)
+    given = {p: p.grad for p in params if p.grad is not None}
+    if not given:
+        raise RuntimeError(
+            f"{name}: no parameter has a gradient after the closure. With hessian='finite_difference' it calls "
+            "loss.backward(); for one that only returns the loss there is hessian='exact'"
+        )
+    among = [p for p in given if p in probed]
+    if not among:
+        return Evaluation(loss, given, {}, {})
+    vectors = dict(zip(among, draw(among), strict=True))
+    delta = max(torch.finfo(p.dtype).eps for p in among) ** 0.5
+    points = [p.clone() for p in among]
+    gradients = {p: g.clone() for p, g in given.items()}  # DistributedDataParallel writes the next into the same memory
+    at_second = generators.states()
+    try:
+        generators.restore(at_first)
+        for p in among:
+            p.add_(vectors[p], alpha=delta)
+        _set_gradients(params, {})
+        evaluated(closure)
+        products = {p: _difference(p.grad, gradients[p], delta) for p in among}
+    finally:
+        for p, point in zip(among, points, strict=True):
+            p.copy_(point)  # subtracting δv would leave rounding errors
+        _set_gradients(params, {p: g.copy_(gradients[p]) for p, g in given.items()})
+        generators.restore(at_second)
+    return Evaluation(loss, gradients, vectors, products)
+
+
+def _difference(moved: Tensor | None, g: Tensor, delta: float) -> Tensor:
+    if moved is None:
+        return torch.zeros_like(g)
+    dtype = working_dtype(g.dtype)
+    return (moved.to(dtype) - g.to(dtype)) / delta
+
+
+def evaluated(closure: Closure) -> Any:
+    """The closure's value, with gradients enabled."""
+    with torch.enable_grad():
+        return closure()
+
+
+def _check_loss(name: str, loss: Any, params: Sequence[Tensor]) -> None:
+    """Raise where there is nothing to differentiate twice."""
+    contract = "With hessian='exact' the closure returns the loss, without calling backward()"
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"{name}: the closure returned {loss!r:.50}. {contract}")
+    if any(p.grad is not None for p in params):
+        raise RuntimeError(
+            f"{name}: the closure has called backward(). {contract}; for one that does there is "
+            "hessian='finite_difference'"
+        )
+    if loss.numel() != 1:
+        raise RuntimeError(f"{name}: the closure returned a loss of shape {tuple(loss.shape)}, reduce it: loss.mean()")
+    if not loss.requires_grad:
+        raise RuntimeError(f"{name}: the closure's loss has no graph. {contract}, detach() or no_grad()")
+
+
+def _set_gradients(params: Sequence[Tensor], gradients: Mapping[Tensor, Tensor]) -> None:
+    for p in params:
+        p.grad = gradients.get(p)
+
+
+class _Generators:
+    """The global random number generators a closure may draw from: that of the CPU and those of the devices."""
+
+    def __init__(self, params: Sequence[Tensor]) -> None:
+        self.devices = sorted({p.device for p in params if p.device.type not in ("cpu", "meta")}, key=str)
+
+    def states(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *[torch.get_device_module(d).get_rng_state(d) for d in self.devices]]
+
+    def restore(self, states: Sequence[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        for device, state in zip(self.devices, states[1:], strict=True):
+            torch.get_device_module(device).set_rng_state(state, device)
