@@ -35,7 +35,7 @@ def compare(
             default all registered. Only lr is tuned; weight decay is 0, the rest are the optimizer's own defaults.
         problems: Names of `list_problems()`; default all.
         quick: Stop tuning runs at their confirmed hit and evaluate on 3 seeds; default False: tune at full length and
-            evaluate on 5. On two cores, everything takes less than a minute if quick, about twice that if not.
+            evaluate on 5. On two cores, everything takes a minute or two if quick, about twice that if not.
         seeds: Number of evaluation seeds (100, 101, ...); default 3 if `quick`, else 5.
         jobs: Worker processes of one thread each; default 2. Results do not depend on it, times may. With more than
             one, a script must call this under `if __name__ == "__main__":`; 1 runs in this process.

@@ -14,7 +14,7 @@ Tune every optimizer on every problem by the same protocol, then measure it on s
 steps to a fixed target, final metric, time per step, memory.
 
 With --quick, a tuning run stops once it has reached the target, and 3 seeds judge the chosen learning rate: all
-optimizers on all problems in under a minute. Without, every learning rate is trained at full length and 5 seeds
+optimizers on all problems in a minute or two. Without, every learning rate is trained at full length and 5 seeds
 judge. The same learning rates are tried either way; the footer of the table states the protocol in full."""
 
 

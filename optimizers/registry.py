@@ -45,10 +45,11 @@ class OptimizerInfo:
     state_bytes: int
     """State per float32 parameter at default options, in bytes.
 
-    Of a tensor that is not factored, for Adafactor: a factored matrix of a × b has 4 (a + b) bytes in all.
+    Of a tensor that is not factored, for Adafactor: a factored matrix of a × b has 4 (a + b) bytes in all. Without the
+    factors of PSGD.
     """
     tensor_bytes: int = 4
-    """State per tensor beside it, in bytes: its step count and, for DoG, the numbers of its block."""
+    """State per tensor beside it, in bytes: its step count and other single numbers."""
     supports: tuple[str, ...] = _ELEMENTWISE
     """Modes and kinds of parameters it works with."""
     tuning_lr: float | None = None
@@ -210,7 +211,8 @@ _REGISTRY = {
             "momentum whitened by a Kronecker-factored preconditioner that is fitted on the way",
             "fewer steps matter more than cheap ones; ill-conditioned problems",
             4,
-            tensor_bytes=12,
+            tensor_bytes=8,
+            supports=tuple(name for name in _ELEMENTWISE if name not in ("fused", "capturable")),
             groups=psgd_groups,
         ),
     )

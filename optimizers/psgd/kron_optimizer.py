@@ -69,9 +69,6 @@ class KronOptimizer(Optimizer):
 
     # State
 
-    def factor_count(self, group: Mapping[str, Any], param: Tensor) -> int:
-        return len(layout(real_shape(param), group).shape)
-
     def buffer_names(self, group: Mapping[str, Any], param: Tensor) -> tuple[str, ...]:
         axes = range(len(layout(real_shape(param), group).shape))
         cached = tuple(f"P{i}" for i in axes) if caches(group) else ()
