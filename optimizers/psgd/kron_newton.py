@@ -70,6 +70,13 @@ class PSGDNewton(Newton, KronOptimizer):
     ...     loss = optimizer.step(lambda: (w * torch.tensor([100.0, 1.0]) * w).sum())
     >>> bool(w.abs().max() < 1e-3)
     True
+    >>> optimizer = PSGDNewton([w], lr=0.5, hessian="finite_difference")
+    >>> def closure():
+    ...     optimizer.zero_grad()
+    ...     loss = (w * torch.tensor([100.0, 1.0]) * w).sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> loss = optimizer.step(closure)
     """
 
     rules = {**KronOptimizer.rules, **Newton.rules}
