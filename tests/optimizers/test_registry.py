@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -15,6 +17,12 @@ def test_names_and_patterns() -> None:
     assert list_optimizers() == sorted(list_optimizers())
     assert list_optimizers("AD*") == ["adafactor", "adam", "adamw", "ademamix"]
     assert list_optimizers("nothing*") == []
+
+
+def test_the_import_does_not_bring_the_compiler() -> None:
+    """torch._dynamo takes a second to import."""
+    code = "import sys, optzoo.optimizers; assert not {'torch._dynamo', 'lightning', 'sklearn'} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("name", list_optimizers())
