@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
 from .checkpoints import like
-from .eager import eager
+from .eager import EagerFrame, eager
 from .options import Rule, describe, validate
 from .rule import working_dtype
 
@@ -192,11 +192,11 @@ class OptimizerWrapper(torch.optim.Optimizer):
             self._after(before[0])
         return value
 
-    # Compiled is the base's step, not what changes with every step: a counter would make a new graph each time.
-    step = eager(step, recursive=False)
-    _step = eager(_step, recursive=False)
     # Else torch.optim would wrap step() to call hooks, the global ones too, which are called for the base already.
     step.hooked = True  # type: ignore[attr-defined]
+    # Compiled is the base's step, not what changes with every step: a counter would make a new graph each time.
+    step = EagerFrame(step)  # type: ignore[assignment]
+    _step = EagerFrame(_step)  # type: ignore[assignment]
 
     @eager
     @torch.no_grad()
