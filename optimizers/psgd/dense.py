@@ -224,18 +224,21 @@ def _moments(q: Tensor, pair: Pair, geometry: Geometry) -> tuple[Any, Tensor]:
 
 
 class _Difference:
-    """aaᵀ - bbᵀ in products, O(n²) each, where the geometries have a matrix D."""
+    """scale · (aaᵀ - bbᵀ) in products, O(n²) each, where the geometries have a matrix D."""
 
     ndim = 3
 
-    def __init__(self, a: Tensor, b: Tensor) -> None:
-        self.a, self.b = a, b
+    def __init__(self, a: Tensor, b: Tensor, scale: Tensor | float = 1.0) -> None:
+        self.a, self.b, self.scale = a, b, scale
+
+    def __mul__(self, scale: Tensor) -> _Difference:
+        return type(self)(self.a, self.b, scale)
 
     def __matmul__(self, q: Tensor) -> Tensor:
-        return self.a @ (self.a.mT @ q) - self.b @ (self.b.mT @ q)
+        return self.scale * (self.a @ (self.a.mT @ q) - self.b @ (self.b.mT @ q))
 
     def __rmatmul__(self, q: Tensor) -> Tensor:
-        return (q @ self.a) @ self.a.mT - (q @ self.b) @ self.b.mT
+        return self.scale * ((q @ self.a) @ self.a.mT - (q @ self.b) @ self.b.mT)
 
     def triu(self) -> _UpperDifference:
         return _UpperDifference(self.a, self.b)
@@ -245,7 +248,7 @@ class _UpperDifference(_Difference):
     """Its upper triangle: row i of the product is a_i Σ a_j q_j - b_i Σ b_j q_j, summed over j >= i."""
 
     def __matmul__(self, q: Tensor) -> Tensor:
-        return self.a * _from_here(self.a * q) - self.b * _from_here(self.b * q)
+        return self.scale * (self.a * _from_here(self.a * q) - self.b * _from_here(self.b * q))
 
 
 def _from_here(rows: Tensor) -> Tensor:

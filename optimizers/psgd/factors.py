@@ -149,6 +149,13 @@ def times(left: Tensor, right: Tensor) -> Tensor:
     return left @ right if left.ndim == 3 else left * right
 
 
+def plus_product(factor: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """A factor plus the product of two of its kind, in one pass where all are matrices."""
+    if factor.ndim == 3 and isinstance(left, Tensor) and isinstance(right, Tensor):
+        return torch.baddbmm(factor, left, right)
+    return factor + times(left, right)
+
+
 def transposed(factor: Tensor) -> Tensor:
     return factor.mT if factor.ndim == 3 else factor
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
-from .factors import per_entry, times, transposed
+from .factors import per_entry, plus_product, transposed
 from .noise import Noise
 from .norms import TINY, Norm
 
@@ -30,20 +31,16 @@ class Geometry:
     balanced_every_update: bool = False
 
 
-def _step(q: Tensor, product: Tensor, step: Tensor) -> Tensor:
-    return q - per_entry(step, q) * product
-
-
 def _left(q: Tensor, d: Tensor, step: Tensor, norm: Norm, noise: Noise) -> Tensor:
-    return _step(q, times(d, q), step)
+    return plus_product(q, d * per_entry(-step, d), q)
 
 
 def _right(q: Tensor, d: Tensor, step: Tensor, norm: Norm, noise: Noise) -> Tensor:
-    return _step(q, times(q, d), step)
+    return plus_product(q, q, d * per_entry(-step, d))
 
 
 def _triangular(q: Tensor, d: Tensor, step: Tensor, norm: Norm, noise: Noise) -> Tensor:
-    return _step(q, times(d.triu() if d.ndim == 3 else d, q), step)
+    return _left(q, d.triu() if d.ndim == 3 else d, step, norm, noise)
 
 
 def _left_rotated(q: Tensor, d: Tensor, step: Tensor, norm: Norm, noise: Noise) -> Tensor:
@@ -55,8 +52,7 @@ def _quadratic(half: float) -> Rule:
     """Q ← (1 - s D) Q (1 - s D), kept symmetric; s is half a step where the factor is Q, a whole one where it is P."""
 
     def rule(q: Tensor, d: Tensor, step: Tensor, norm: Norm, noise: Noise) -> Tensor:
-        q = _step(q, times(d, q), half * step)
-        q = _step(q, times(q, d), half * step)
+        q = _right(_left(q, d, half * step, norm, noise), d, half * step, norm, noise)
         return (q + transposed(q)) / 2
 
     return rule
@@ -86,10 +82,10 @@ GEOMETRIES: dict[str, Geometry] = {
 
 def procrustes2(q: Tensor, norm: Norm, noise: Noise) -> Tensor:
     """Q turned a little towards a symmetric matrix: along R = Qᵀ - Q so far as raises tr Q most, to second order."""
-    _, rq, r2q = _rotation(q, norm, noise)
-    t1, t2 = _trace(rq), _trace(r2q)
+    r, rq = _rotation(q, norm, noise)
+    t1, t2 = _trace(rq), -_inner(r, rq)
     a = (-t1 / t2.where(t2 < 0, -1.0)).clamp(max=1 / 8).where(t2 < 0, 1 / 8)[:, None, None]
-    return q + a * (rq + a / 2 * r2q)
+    return plus_product(q, a * r, torch.addcmul(q, a / 2, rq))  # q + a R q + a²/2 R² q
 
 
 def procrustes3(p: Tensor, norm: Norm, noise: Noise) -> Tensor:
@@ -97,23 +93,28 @@ def procrustes3(p: Tensor, norm: Norm, noise: Noise) -> Tensor:
 
     The authors' form of the root, (-t2 - √…) / (0.75 t3), cancels near symmetry, and leaves P as asymmetric as √eps.
     """
-    r, rp, r2p = _rotation(p, norm, noise)
-    r3p = r @ r2p
-    t1, t2, t3 = (_trace(x).float() if x.dtype.itemsize < 4 else _trace(x) for x in (rp, r2p, r3p))
+    r, rp = _rotation(p, norm, noise)
+    r2p = r @ rp
+    t1, t2, t3 = (t.float() if t.dtype.itemsize < 4 else t for t in (_trace(rp), _trace(r2p), -_inner(r, r2p)))
     inside = (t1 > 0) & (t3 < 0)
     w = t2.abs() + (t2.square() - 1.5 * t1 * t3).clamp(min=0).sqrt()
     root = (2 * t1 / w).where(t2 < 0, -w / (0.75 * t3)).clamp(max=1 / 3)
     a = root.where(inside, 0.0).to(p.dtype)[:, None, None]
-    return p + a * (rp + a / 2 * (r2p + a / 4 * r3p))
+    return plus_product(p, a * r, p + a / 2 * (rp + a / 4 * r2p))  # p + a R p + a²/2 R² p + a³/8 R³ p
 
 
-def _rotation(q: Tensor, norm: Norm, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
-    """R of norm 1, RQ and R²Q."""
+def _rotation(q: Tensor, norm: Norm, noise: Noise) -> tuple[Tensor, Tensor]:
+    """R of norm 1, and RQ."""
     r = q.mT - q
-    r = r / (norm(r, noise) + TINY)[:, None, None]
-    rq = r @ q
-    return r, rq, r @ rq
+    r /= (norm(r, noise) + TINY)[:, None, None]
+    return r, r @ q
 
 
 def _trace(a: Tensor) -> Tensor:
     return a.diagonal(dim1=1, dim2=2).sum(1)
+
+
+def _inner(a: Tensor, b: Tensor) -> Tensor:
+    """tr AᵀB"""
+    inner: Tensor = torch.linalg.vecdot(a.flatten(1), b.flatten(1))
+    return inner

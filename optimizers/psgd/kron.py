@@ -10,7 +10,7 @@ from torch import Tensor
 from .factors import along, apply, apply_merged, gram, per_entry, solve_transposed, squared, times, transposed
 from .geometries import Geometry
 from .noise import Noise
-from .norms import Norm
+from .norms import Norm, largest
 
 
 def precondition(factors: Sequence[Tensor], x: Tensor, geometry: Geometry) -> Tensor:
@@ -24,7 +24,7 @@ def precondition(factors: Sequence[Tensor], x: Tensor, geometry: Geometry) -> Te
 
 def damped(x: Tensor, damping: float, nu: Tensor) -> Tensor:
     """X + (damping + eps |X|) ⊙ ν: what keeps P bounded where X is zero or exact."""
-    return x + (damping + torch.finfo(x.dtype).eps * x.abs()) * nu
+    return torch.addcmul(x, x.abs().mul_(torch.finfo(x.dtype).eps).add_(damping), nu)
 
 
 def update(
@@ -61,7 +61,7 @@ def balanced(factors: Sequence[Tensor]) -> list[Tensor]:
     """The factors scaled to one largest entry, which leaves their product as it is."""
     if len(factors) == 1:
         return list(factors)
-    logs = torch.stack([q.flatten(1).abs().amax(1).log() for q in factors])
+    logs = torch.stack([largest(q).log() for q in factors])
     scales = (logs.mean(0) - logs).exp()
     return [q * per_entry(scale.to(q.dtype), q) for q, scale in zip(factors, scales, strict=True)]
 
@@ -90,17 +90,15 @@ def _moments(
 
 def _curvature(m1: Tensor, m2: Tensor | float, norm: Norm, noise: Noise) -> Tensor:
     """‖M1 + M2‖₂"""
-    if not isinstance(m2, Tensor):
-        return _curvature(m1, torch.zeros_like(m1), norm, noise) + m2
-    total = m1 + m2
-    largest = norm(total, noise) if total.ndim == 3 else total.amax(1)
-    return largest.to(torch.promote_types(largest.dtype, torch.float32))
+    total = m1 + m2 if isinstance(m2, Tensor) else m1
+    length = norm(total, noise) if total.ndim == 3 else total.amax(1)
+    length = length.to(torch.promote_types(length.dtype, torch.float32))
+    return length if isinstance(m2, Tensor) else length + m2
 
 
 def _difference(m1: Tensor, m2: Tensor | float) -> Tensor:
     """M1 - M2"""
-    if isinstance(m2, Tensor):
+    if isinstance(m2, Tensor) or m1.ndim == 2:
         return m1 - m2
-    if m1.ndim == 2:
-        return m1 - m2
-    return m1 - m2 * torch.eye(m1.shape[1], dtype=m1.dtype, device=m1.device)
+    m1.diagonal(dim1=1, dim2=2).sub_(m2)  # which is not needed again
+    return m1

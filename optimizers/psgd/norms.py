@@ -46,18 +46,24 @@ def subspace(a: Tensor, noise: Noise) -> Tensor:
     return scale * lengths.amax(1)
 
 
+def largest(a: Tensor) -> Tensor:
+    """The largest magnitude in each entry of a batch, in one pass."""
+    least, most = a.flatten(1).aminmax(dim=1)
+    return torch.maximum(-least, most)
+
+
 NORMS: dict[str, Norm] = {"subspace": subspace, "power": power, "exact": exact}
 
 
 def _scaled(a: Tensor) -> tuple[Tensor, Tensor]:
     """A over its largest entry, and that entry: squares of entries neither overflow nor underflow."""
-    scale = a.abs().amax((1, 2)) + TINY
+    scale = largest(a) + TINY
     return a / scale[:, None, None], scale
 
 
 def _largest_row(a: Tensor) -> Tensor:
     """The row of the largest norm, as a column."""
-    index = a.square().sum(2).argmax(1)
+    index = torch.linalg.vector_norm(a, dim=2).argmax(1)
     return a.gather(1, index[:, None, None].expand(-1, 1, a.shape[2])).mT
 
 
