@@ -62,8 +62,8 @@ class Fused:
             measured = measure(*operands(TensorList([p]), TensorList([g]), h), named(state), h)
             return [x.tensors[0].square().sum().sqrt() for x in measured]
 
-        self._whole, self._scaled, self._count = _compiled(whole), _compiled(scaled), _compiled(count)
-        self._norms = _compiled(norms)
+        self._whole, self._scaled, self._count = compiled(whole), compiled(scaled), compiled(count)
+        self._norms = compiled(norms)
 
     def norms(self, piece: Piece, h: Tensor) -> list[list[Tensor]]:
         """Of each quantity that ``measure`` returns, the norm."""
@@ -85,13 +85,16 @@ fused_rule = lru_cache(maxsize=None)(Fused)
 """One compilation serves every optimizer of a class with the same flags, for all shapes."""
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, one graph for all shapes. A call checks only its tensors: nothing else it sees ever changes."""
+def compiled(function: Callable[..., Any], dynamic: bool = True) -> Callable[..., Any]:
+    """``function``, one graph for all shapes, or one for each.
+
+    A call checks only its tensors: nothing else that the function sees may ever change.
+    """
     compiler: Any = torch.compile  # whose annotations lack recompile_limit and isolate_recompiles
-    compiled = compiler(
+    graphs = compiler(
         function,
         fullgraph=True,
-        dynamic=True,
+        dynamic=dynamic,
         recompile_limit=64,
         isolate_recompiles=True,
         options={"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe},
@@ -99,7 +102,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     def call(*args: Any) -> Any:
         try:
-            return compiled(*args)
+            return graphs(*args)
         except Exception as error:
             if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
                 raise

@@ -13,8 +13,8 @@ from typing_extensions import Unpack
 from ..core import Options
 from ..core.options import POSITIVE, one_of
 from ..core.rule import real_dtype
+from .batch import real_shape
 from .geometries import GEOMETRIES, Geometry
-from .kron_optimizer import real_shape
 from .noise import Noise
 from .norms import NORMS
 from .vector import Block, Pair, VectorPSGD, bounded, group_size, real_numel
@@ -176,12 +176,12 @@ class PSGDDense(VectorPSGD):
         if pair is not None:
             start = self.start(block, pair) ** (2 if geometry.factor_is_p else 1)
             q = q * start.where(pair.fits, 1.0)
-            noise = Noise(group["seed"], block.indices[:1], block.clock, block.device, _NORMS)
+            noise = Noise.at(group["seed"], block.indices[:1], block.clock, _NORMS)
             L = self.bounds(group, "L")
             D, seen = _moments(q, pair, geometry)
             bound = bounded(L, seen, group["beta_L"])
-            step = (group["lr_preconditioner"] / bound).to(q.dtype).reshape(1)
-            q = geometry.rule(q[None], D, step, NORMS[group["norm"]], noise)[0].where(pair.fits, q)
+            D = D * (-group["lr_preconditioner"] / bound).to(q.dtype)
+            q = geometry.rule(q[None], D, NORMS[group["norm"]], noise)[0].where(pair.fits, q)
             rows[:, own] = q
             block.store("Q", rows)
             self.store_bound(group, "L", bound.where(pair.fits, L))
@@ -231,8 +231,8 @@ class _Difference:
     def __init__(self, a: Tensor, b: Tensor, scale: Tensor | float = 1.0) -> None:
         self.a, self.b, self.scale = a, b, scale
 
-    def __mul__(self, scale: Tensor) -> _Difference:
-        return type(self)(self.a, self.b, scale)
+    def __mul__(self, scale: Tensor | float) -> _Difference:
+        return type(self)(self.a, self.b, self.scale * scale)
 
     def __matmul__(self, q: Tensor) -> Tensor:
         return self.scale * (self.a @ (self.a.mT @ q) - self.b @ (self.b.mT @ q))
@@ -241,7 +241,7 @@ class _Difference:
         return self.scale * ((q @ self.a) @ self.a.mT - (q @ self.b) @ self.b.mT)
 
     def triu(self) -> _UpperDifference:
-        return _UpperDifference(self.a, self.b)
+        return _UpperDifference(self.a, self.b, self.scale)
 
 
 class _UpperDifference(_Difference):

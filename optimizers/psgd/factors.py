@@ -77,7 +77,7 @@ def gram(x: Tensor, axis: int, dense: bool) -> Tensor:
     return symmetric(fibres) if dense else fibres.square().sum(2)
 
 
-BLOCK = 256
+BLOCK = 128
 """Symmetric products of more rows are put together from blocks of at least half as many."""
 
 
@@ -99,9 +99,8 @@ def _fill_symmetric(a: Tensor, out: Tensor) -> None:
     half = n // 2
     _fill_symmetric(a[:half], out[:half, :half])
     _fill_symmetric(a[half:], out[half:, half:])
-    corner = torch.mm(a[half:], a[:half].T)
-    out[half:, :half] = corner
-    out[:half, half:] = corner.T
+    torch.mm(a[half:], a[:half].T, out=out[half:, :half])
+    out[:half, half:] = out[half:, :half].T
 
 
 def squared(q: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The geometries of the group in which a factor Q moves, as data: what differs between them is one row each.
 
-A step of Q goes against D = M1 - M2, where M1 is made of the gradient (or of h = Hv) and M2 of the noise (or of v):
-at the minimum of E[hᵀPh + vᵀP⁻¹v] they are equal on average. All are from "Stochastic Hessian Fittings with Lie Groups"
+A step of Q is along D = -s (M1 - M2), where M1 is made of the gradient (or of h = Hv) and M2 of the noise (or of v): at
+the minimum of E[hᵀPh + vᵀP⁻¹v] they are equal on average. All are from "Stochastic Hessian Fittings with Lie Groups"
 (Li, 2024, arXiv:2402.11858) and the authors' later code, and find the same P.
 """
 
@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .factors import per_entry, plus_product, transposed
+from .factors import plus_product, transposed
 from .noise import Noise
 from .norms import TINY, Norm
 
-Rule = Callable[[Tensor, Tensor, Tensor, Norm, Noise], Tensor]
-"""A new factor from the old one, D, the step size per batch entry, and how to take norms."""
+Rule = Callable[[Tensor, Tensor, Norm, Noise], Tensor]
+"""A new factor from the old one, the step D, and how to take norms."""
 
 
 @dataclass(frozen=True)
@@ -31,35 +31,37 @@ class Geometry:
     balanced_every_update: bool = False
 
 
-def _left(q: Tensor, d: Tensor, step: Tensor, norm: Norm, noise: Noise) -> Tensor:
-    return plus_product(q, d * per_entry(-step, d), q)
+def _left(q: Tensor, d: Tensor, norm: Norm, noise: Noise) -> Tensor:
+    return plus_product(q, d, q)
 
 
-def _right(q: Tensor, d: Tensor, step: Tensor, norm: Norm, noise: Noise) -> Tensor:
-    return plus_product(q, q, d * per_entry(-step, d))
+def _right(q: Tensor, d: Tensor, norm: Norm, noise: Noise) -> Tensor:
+    return plus_product(q, q, d)
 
 
-def _triangular(q: Tensor, d: Tensor, step: Tensor, norm: Norm, noise: Noise) -> Tensor:
-    return _left(q, d.triu() if d.ndim == 3 else d, step, norm, noise)
+def _triangular(q: Tensor, d: Tensor, norm: Norm, noise: Noise) -> Tensor:
+    return plus_product(q, d.triu() if d.ndim == 3 else d, q)
 
 
-def _left_rotated(q: Tensor, d: Tensor, step: Tensor, norm: Norm, noise: Noise) -> Tensor:
-    q = _left(q, d, step, norm, noise)
+def _left_rotated(q: Tensor, d: Tensor, norm: Norm, noise: Noise) -> Tensor:
+    q = plus_product(q, d, q)
     return q if q.ndim == 2 else procrustes2(q, norm, noise)
 
 
 def _quadratic(half: float) -> Rule:
-    """Q ← (1 - s D) Q (1 - s D), kept symmetric; s is half a step where the factor is Q, a whole one where it is P."""
+    """Q ← (1 + D) Q (1 + D), kept symmetric; half of D where the factor is Q, all of it where it is P."""
 
-    def rule(q: Tensor, d: Tensor, step: Tensor, norm: Norm, noise: Noise) -> Tensor:
-        q = _right(_left(q, d, half * step, norm, noise), d, half * step, norm, noise)
+    def rule(q: Tensor, d: Tensor, norm: Norm, noise: Noise) -> Tensor:
+        d = d * half
+        q = plus_product(q, d, q)
+        q = plus_product(q, q, d)
         return (q + transposed(q)) / 2
 
     return rule
 
 
-def _left_symmetrized(p: Tensor, d: Tensor, step: Tensor, norm: Norm, noise: Noise) -> Tensor:
-    p = _left(p, d, step, norm, noise)
+def _left_symmetrized(p: Tensor, d: Tensor, norm: Norm, noise: Noise) -> Tensor:
+    p = plus_product(p, d, p)
     if p.ndim == 2:
         return p
     p = procrustes3(p, norm, noise)
@@ -85,7 +87,7 @@ def procrustes2(q: Tensor, norm: Norm, noise: Noise) -> Tensor:
     r, rq = _rotation(q, norm, noise)
     t1, t2 = _trace(rq), -_inner(r, rq)
     a = (-t1 / t2.where(t2 < 0, -1.0)).clamp(max=1 / 8).where(t2 < 0, 1 / 8)[:, None, None]
-    return plus_product(q, a * r, torch.addcmul(q, a / 2, rq))  # q + a R q + a²/2 R² q
+    return plus_product(q, r.mul_(a), rq.mul_(a / 2).add_(q))  # q + a R q + a²/2 R² q
 
 
 def procrustes3(p: Tensor, norm: Norm, noise: Noise) -> Tensor:
@@ -100,7 +102,7 @@ def procrustes3(p: Tensor, norm: Norm, noise: Noise) -> Tensor:
     w = t2.abs() + (t2.square() - 1.5 * t1 * t3).clamp(min=0).sqrt()
     root = (2 * t1 / w).where(t2 < 0, -w / (0.75 * t3)).clamp(max=1 / 3)
     a = root.where(inside, 0.0).to(p.dtype)[:, None, None]
-    return plus_product(p, a * r, p + a / 2 * (rp + a / 4 * r2p))  # p + a R p + a²/2 R² p + a³/8 R³ p
+    return plus_product(p, r.mul_(a), r2p.mul_(a / 4).add_(rp).mul_(a / 2).add_(p))  # p + aRp + a²R²p/2 + a³R³p/8
 
 
 def _rotation(q: Tensor, norm: Norm, noise: Noise) -> tuple[Tensor, Tensor]:

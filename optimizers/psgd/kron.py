@@ -1,16 +1,85 @@
-"""One update of the Kronecker factors of a preconditioner, the same skeleton for every geometry."""
+"""Fitting and applying the Kronecker factors of a preconditioner, the same for every geometry: functions of tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from .factors import along, apply, apply_merged, gram, per_entry, solve_transposed, squared, times, transposed
-from .geometries import Geometry
+from .geometries import GEOMETRIES, Geometry
 from .noise import Noise
-from .norms import Norm, largest
+from .norms import NORMS, Norm, largest
+
+Number: TypeAlias = "float | Tensor"
+"""A number; of a compiled function a tensor of one element, which may be another in every call."""
+
+
+def fit(
+    factors: Sequence[Tensor],
+    bounds: Tensor,
+    signal: Tensor,
+    v: Tensor | None,
+    products: Sequence[Tensor] | None,
+    seeds: Tensor,
+    step_size: Number,
+    beta: Number,
+    damping: Number,
+    *,
+    geometry: str,
+    norm: str,
+) -> tuple[list[Tensor], Tensor]:
+    """Factors and bounds after an update; those of a batch entry whose signal is zero or not finite stay as they are.
+
+    signal: the gradient, or Hv with its ``v``. seeds: of the noise.
+    """
+    rule, noise = GEOMETRIES[geometry], Noise(seeds)
+    nu = noise.normal(*signal.shape, like=signal)
+    size = largest(signal)
+    usable = (size > 0) & (size < torch.inf)
+    fitted, seen = update(
+        balanced(factors) if rule.balanced_every_update else factors,
+        bounds,
+        damped(chosen(usable, signal, 0.0), damping, nu),
+        nu if v is None else v,
+        rule,
+        newton=v is not None,
+        products=products,
+        step_size=step_size,
+        beta=beta,
+        norm=NORMS[norm],
+        noise=noise,
+    )
+    kept = [chosen(usable, new, old) for new, old in zip(fitted, factors, strict=True)]
+    return kept, seen.where(usable[:, None], bounds)
+
+
+def direct(
+    factors: Sequence[Tensor], x: Tensor, clip: Sequence[Number] | None, *, geometry: str, products: bool
+) -> Tensor:
+    """P(X), clipped, and 0 where X is not finite. products: the factors are those of P."""
+    u = apply_merged(factors, x) if products else precondition(factors, x, GEOMETRIES[geometry])
+    return chosen(largest(x).isfinite(), clipped(u, clip), 0.0)
+
+
+def chosen(flags: Tensor, new: Tensor, old: Tensor | float) -> Tensor:
+    """``new`` where its batch entry's flag is set; without a pass over it where the host knows that all are."""
+    if flags.device.type == "cpu" and not torch.compiler.is_compiling() and bool(flags.all()):
+        return new
+    return new.where(per_entry(flags, new) if flags.ndim else flags, old)
+
+
+def clipped(u: Tensor, clip: Sequence[Number] | None) -> Tensor:
+    """Each of a batch scaled down to an RMS, and its entries then cut off."""
+    if clip is None:
+        return u
+    rms, entry = clip
+    limits: Any = (-entry, entry)  # which torch's annotations want to be Tensors
+    norm: Tensor = torch.linalg.vector_norm(u.flatten(1), dim=1, dtype=torch.promote_types(u.dtype, torch.float32))
+    factor = (rms * u[0].numel() ** 0.5 / norm).clamp(max=1.0)
+    return (u * per_entry(factor, u).to(u.dtype)).clamp_(*limits)
 
 
 def precondition(factors: Sequence[Tensor], x: Tensor, geometry: Geometry) -> Tensor:
@@ -22,9 +91,9 @@ def precondition(factors: Sequence[Tensor], x: Tensor, geometry: Geometry) -> Te
     return apply_merged([squared(q) for q in factors], x)  # n³ instead of n² · numel / n for an axis
 
 
-def damped(x: Tensor, damping: float, nu: Tensor) -> Tensor:
+def damped(x: Tensor, damping: Number, nu: Tensor) -> Tensor:
     """X + (damping + eps |X|) ⊙ ν: what keeps P bounded where X is zero or exact."""
-    return torch.addcmul(x, x.abs().mul_(torch.finfo(x.dtype).eps).add_(damping), nu)
+    return x.abs().mul_(torch.finfo(x.dtype).eps).add_(damping).mul_(nu).add_(x)
 
 
 def update(
@@ -36,8 +105,8 @@ def update(
     *,
     newton: bool,
     products: Sequence[Tensor] | None = None,
-    step_size: float,
-    beta: float,
+    step_size: Number,
+    beta: Number,
     norm: Norm,
     noise: Noise,
 ) -> tuple[list[Tensor], Tensor]:
@@ -51,7 +120,7 @@ def update(
     bounds = torch.maximum(beta * bounds + (1 - beta) * seen, seen)
     steps = (step_size / bounds).unbind(1)
     updated = [
-        geometry.rule(q, _difference(m1, m2), step.to(q.dtype), norm, noise)
+        geometry.rule(q, _difference(m1, m2).mul_(per_entry(-step.to(q.dtype), q)), norm, noise)
         for q, (m1, m2), step in zip(factors, pairs, steps, strict=True)
     ]
     return updated, bounds
@@ -97,8 +166,8 @@ def _curvature(m1: Tensor, m2: Tensor | float, norm: Norm, noise: Noise) -> Tens
 
 
 def _difference(m1: Tensor, m2: Tensor | float) -> Tensor:
-    """M1 - M2"""
+    """M1 - M2, in the memory of M1"""
     if isinstance(m2, Tensor) or m1.ndim == 2:
-        return m1 - m2
-    m1.diagonal(dim1=1, dim2=2).sub_(m2)  # which is not needed again
+        return m1.sub_(m2)
+    m1.diagonal(dim1=1, dim2=2).sub_(m2)
     return m1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from ..core import Options, rule
 from ..core.buckets import Bucket
 from ..core.options import arguments
+from .batch import Batch
 from .kron_optimizer import KronOptimizer
 from .newton import Newton
 
@@ -114,14 +115,7 @@ class PSGDNewton(Newton, KronOptimizer):
     def is_due(self, bucket: Bucket, step: int) -> bool:
         return "product" in bucket.buffers
 
-    def signal(
-        self,
-        bucket: Bucket,
-        rows: Sequence[int],
-        mean: Tensor,
-        seen: Callable[[Sequence[Tensor]], Tensor],
-        gradients: Sequence[Tensor],
-    ) -> tuple[Tensor, Tensor]:
-        pairs = [dict(zip(bucket.buffers, bucket.rows[i][2:], strict=True)) for i in rows]
-        followed = [rule.operands(pair["vector"], pair["product"], bucket.h) for pair in pairs]  # as the gradient is
-        return seen([product for _, product in followed]), seen([v for v, _ in followed])
+    def signal(self, batch: Batch, mean: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = zip(batch.operands("vector"), batch.operands("product"), strict=True)
+        followed = [rule.operands(v, product, batch.bucket.h) for v, product in pairs]  # as the gradient is
+        return batch.whole([product for _, product in followed]), batch.whole([v for v, _ in followed])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,13 +13,13 @@ from ..core import Optimizer, rule
 from ..core.buckets import Bucket
 from ..core.eager import eager
 from ..core.options import DECAY, FRACTION, NON_NEGATIVE, POSITIVE, Rule, one_of, optional
-from ..core.reductions import gathered, own_part
 from ..core.scalars import precise
-from . import kron
-from .factors import Layout, apply_merged, layout, per_entry, squared, stacked
-from .geometries import GEOMETRIES, Geometry
-from .noise import Noise
-from .norms import NORMS
+from . import fused, kron
+from .batch import Batch, factor_dtype, real_shape
+from .factors import layout, squared
+from .geometries import GEOMETRIES
+from .noise import seeds
+from .norms import NORMS, largest
 from .schedule import updates_at, updates_until
 
 BALANCED_EVERY = 100
@@ -107,100 +107,52 @@ class KronOptimizer(Optimizer):
     def update(p: Any, g: Any, s: Any, h: Any) -> Any:
         return s.direction
 
-    @eager  # random generators, and branches on the step
+    @eager  # branches on the step
     def prepare_bucket(self, bucket: Bucket) -> None:
         """Fit the factors and find the directions, for as many tensors of one shape at once as fit."""
-        index = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
         seen = layout(real_shape(bucket.params[0]), bucket.group)
         if seen.numel == 0:
             bucket.rows, bucket.buffers = [(p, g, g) for p, g, *_ in bucket.rows], ("direction",)
             return
-        size = max(1, (CPU_BATCH if bucket.device.type == "cpu" else DEVICE_BATCH) // seen.numel)
+        position = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
         step = host_count(bucket)
-        finite = []
-        for start in range(0, len(bucket.rows), size):
-            rows = range(start, min(start + size, len(bucket.rows)))
-            noise = Noise(bucket.group["seed"], [index[bucket.params[i]] for i in rows], step, bucket.device)
-            finite.append(self._prepare_rows(bucket, rows, seen, step, noise))
+        size = max(1, (CPU_BATCH if bucket.device.type == "cpu" else DEVICE_BATCH) // seen.numel)
+        batches = [
+            Batch(bucket, range(start, min(start + size, len(bucket.rows))), seen.shape)
+            for start in range(0, len(bucket.rows), size)
+        ]
+        finite = [self._prepare_batch(batch, step, position) for batch in batches]
         bucket.buffers = ("direction",)
         if bucket.h.decays and bucket.h.decoupled_weight_decay:
             bucket.h.weight_decay = precise(torch.cat(finite).float()) * bucket.h.weight_decay
 
-    def _prepare_rows(self, bucket: Bucket, rows: Sequence[int], seen: Layout, step: int, noise: Noise) -> Tensor:
+    def _prepare_batch(self, batch: Batch, step: int, position: Mapping[Tensor, int]) -> Tensor:
         """Put the direction in the place of a row's buffers; tells whose gradients were finite, the others stay."""
-        h, states = bucket.h, [bucket.states[i] for i in rows]
-        geometry = GEOMETRIES[h.geometry]
-        axes, cached = range(len(seen.shape)), caches(bucket.group)
-        gradients = [rule.operands(bucket.rows[i][0], bucket.rows[i][1], h)[1] for i in rows]
-        averages = [bucket.rows[i][-1] for i in rows]
-        taken = step - torch.stack([state["skipped"] for state in states])
-        weights = taken.reciprocal().clamp(min=1 - h.momentum)  # a running mean, until it is as long as the average
-        means = [a.lerp(g, w.to(a.dtype)) for a, g, w in zip(averages, gradients, weights, strict=True)]
-        dtype = states[0]["Q0"].dtype
-        x = self._seen(bucket, rows, means, seen, dtype)
-        finite = x.flatten(1).abs().amax(1).isfinite()
+        h, run = batch.bucket.h, fused if batch.bucket.group["fused"] else kron
+        cached = caches(batch.bucket.group)
+        means = batch.means(step)
+        x = batch.whole(means)
+        finite = largest(x).isfinite()
 
-        def fit() -> None:
-            signal, v = self.signal(bucket, rows, x, lambda t: self._seen(bucket, rows, t, seen, dtype), gradients)
-            factors = [stacked([state[f"Q{i}"] for state in states]) for i in axes]
-            bounds = stacked([state["L"] for state in states])
-            products = [stacked([state[f"P{i}"] for state in states]) for i in axes] if cached else None
-            factors, bounds = self._fitted(factors, bounds, signal, v, geometry, h, step, noise, products)
-            made = {"L": bounds, **{f"Q{i}": q for i, q in enumerate(factors)}}
-            if "P0" in states[0]:  # also if it is not used just now
-                made |= {f"P{i}": squared(q) for i, q in enumerate(factors)}
-            for name, stack in made.items():
-                torch._foreach_copy_([state[name] for state in states], list(stack.unbind()))
+        def update() -> None:
+            signal, v = self.signal(batch, x)
+            products = batch.stacked("P") if cached else None
+            seeded = seeds(h.seed, [position[p] for p in batch.params], step)
+            numbers = h.lr_preconditioner, h.beta_L, h.damping
+            learned = batch.stacked("Q"), batch.stacked_bounds()
+            factors, bounds = run.fit(*learned, signal, v, products, seeded, *numbers, geometry=h.geometry, norm=h.norm)
+            if updates_until(step, h.precond_update_probability) % BALANCED_EVERY == 0:
+                factors = kron.balanced(factors)
+            batch.store(factors, bounds)
 
-        due, first = self.is_due(bucket, step), self.updates_first(h)
+        due, first = self.is_due(batch.bucket, step), self.updates_first(h)
         if due and first:
-            fit()
-        applied = [stacked([state[f"{'P' if cached else 'Q'}{i}"] for state in states]) for i in axes]
-        u = apply_merged(applied, x) if cached else kron.precondition(applied, x, geometry)
+            update()
+        u = run.direct(batch.stacked("P" if cached else "Q"), x, h.clip, geometry=h.geometry, products=cached)
         if due and not first:
-            fit()
-        u = chosen(finite, clipped(u, h.clip), 0.0)
-        torch._foreach_add_([state["skipped"] for state in states], list((~finite).float().unbind()))
-        for k, i in enumerate(rows):
-            p, g, *_ = bucket.rows[i]
-            averages[k].copy_(chosen(finite[k], means[k], averages[k]))
-            direction = own_part(u[k].reshape(real_shape(bucket.params[i])), bucket.sharding)
-            bucket.rows[i] = (p, g, direction.to(means[k].dtype))
+            update()
+        batch.put(u, means, finite)
         return finite
-
-    def _fitted(
-        self,
-        factors: list[Tensor],
-        bounds: Tensor,
-        signal: Tensor,
-        v: Tensor | None,
-        geometry: Geometry,
-        h: Any,
-        step: int,
-        noise: Noise,
-        products: Sequence[Tensor] | None = None,
-    ) -> tuple[list[Tensor], Tensor]:
-        """One update of the factors; none for a signal that is zero, under which they would grow, or not finite."""
-        nu = noise.normal(*signal.shape, like=signal)
-        largest = signal.flatten(1).abs().amax(1)
-        usable = (largest > 0) & (largest < torch.inf)
-        fitted, seen = kron.update(
-            kron.balanced(factors) if geometry.balanced_every_update else factors,
-            bounds,
-            kron.damped(chosen(usable, signal, 0.0), h.damping, nu),
-            nu if v is None else v,
-            geometry,
-            newton=v is not None,
-            products=products,
-            step_size=h.lr_preconditioner,
-            beta=h.beta_L,
-            norm=NORMS[h.norm],
-            noise=noise,
-        )
-        if updates_until(step, h.precond_update_probability) % BALANCED_EVERY == 0:
-            fitted = kron.balanced(fitted)
-        kept = [chosen(usable, new, old) for new, old in zip(fitted, factors, strict=True)]
-        return kept, seen.where(usable[:, None], bounds)
 
     def is_due(self, bucket: Bucket, step: int) -> bool:
         """Whether this step updates the factors."""
@@ -211,39 +163,9 @@ class KronOptimizer(Optimizer):
         first: bool = h.update_first
         return first
 
-    def signal(
-        self,
-        bucket: Bucket,
-        rows: Sequence[int],
-        mean: Tensor,
-        seen: Callable[[Sequence[Tensor]], Tensor],
-        gradients: Sequence[Tensor],
-    ) -> tuple[Tensor, Tensor | None]:
-        """What the factors are fitted to: h, and v where h = Hv. ``seen`` makes a batch of local tensors."""
-        raise NotImplementedError
-
-    def _seen(
-        self, bucket: Bucket, rows: Sequence[int], local: Sequence[Tensor], seen: Layout, dtype: torch.dtype
-    ) -> Tensor:
-        """Local tensors as one batch of whole ones, in the shape and the precision of their factors."""
-        whole = [gathered(t, bucket.sharding, real_shape(bucket.params[i])) for i, t in zip(rows, local, strict=True)]
-        return stacked(whole).reshape(len(rows), *seen.shape).to(dtype)
-
-
-def chosen(flags: Tensor, new: Tensor, old: Tensor | float) -> Tensor:
-    """``new`` where its batch entry's flag is set; without a pass over it where the host knows that all are."""
-    if flags.device.type == "cpu" and bool(flags.all()):
-        return new
-    return new.where(per_entry(flags, new) if flags.ndim else flags, old)
-
-
-def clipped(u: Tensor, clip: tuple[float, float] | None) -> Tensor:
-    """Each of a batch scaled down to an RMS, and its entries then cut off."""
-    if clip is None:
-        return u
-    norm: Tensor = torch.linalg.vector_norm(u.flatten(1), dim=1, dtype=torch.promote_types(u.dtype, torch.float32))
-    factor = (clip[0] * u[0].numel() ** 0.5 / norm).clamp(max=1.0)
-    return (u * per_entry(factor, u).to(u.dtype)).clamp_(-clip[1], clip[1])
+    def signal(self, batch: Batch, mean: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the factors are fitted to: a gradient and None, or Hv and v. ``mean``: what will be preconditioned."""
+        raise NotImplementedError(f"{type(self).__name__} says with signal(batch, mean) what its factors are fitted to")
 
 
 def host_count(bucket: Bucket) -> int:
@@ -258,15 +180,3 @@ def caches(group: Mapping[str, Any]) -> bool:
     if wanted is None:
         wanted = isinstance(rare, float) and rare < 0.5
     return bool(wanted) and not GEOMETRIES[group["geometry"]].factor_is_p
-
-
-def real_shape(param: Tensor) -> tuple[int, ...]:
-    """The shape of a parameter as real numbers: complex ones have an axis of two more."""
-    return (*param.shape, 2) if param.is_complex() else tuple(param.shape)
-
-
-def factor_dtype(param: Tensor, group: Mapping[str, Any]) -> torch.dtype:
-    if group["precond_dtype"] is None:
-        return rule.real_dtype(param.dtype)
-    dtype: torch.dtype = getattr(torch, group["precond_dtype"])
-    return dtype

@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from ..core import Options
 from ..core.options import POSITIVE, Rule, one_of, optional
 from ..core.rule import real_dtype
-from .kron_optimizer import real_shape
+from .batch import real_shape
 from .noise import Noise, coin
 from .vector import Block, Pair, VectorPSGD, bounded, group_size
 
@@ -161,7 +161,7 @@ class PSGDLRA(VectorPSGD):
         if name not in ("U", "V"):
             return buffer
         index = next(i for i, p in enumerate(p for g in self.param_groups for p in g["params"]) if p is param)
-        noise = Noise(group["seed"], [index], 0, param.device, stream=("U", "V").index(name))
+        noise = Noise.at(group["seed"], [index], 0, stream=("U", "V").index(name))
         scale = (0.1 / max(group_size(group) * group["rank"], 1)) ** 0.5
         return buffer.copy_(noise.normal(1, *buffer.shape, like=buffer)[0]).mul_(scale)
 

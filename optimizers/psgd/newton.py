@@ -105,7 +105,7 @@ class Newton(Optimizer):
         vectors = []
         for p in params:
             real = torch.view_as_real(p) if p.is_complex() else p
-            noise = Noise(seeds[p], [position[p]], self._coming_step(p), p.device, _PROBES)
+            noise = Noise.at(seeds[p], [position[p]], self._coming_step(p), _PROBES)
             v = noise.normal(1, *real.shape, like=real)[0]
             vectors.append(torch.view_as_complex(v) if p.is_complex() else v)
         return vectors

@@ -14,23 +14,42 @@ class Noise:
     """A source of normal numbers for a batch of parameters at one step, each with a stream of its own.
 
     The global generators are neither read nor written. Whether other parameters have gradients changes nothing.
-    Numbers of different ``stream`` are independent.
     """
 
-    def __init__(
-        self, seed: int, indices: Sequence[int], step: int, device: torch.device | str, stream: int = 0
-    ) -> None:
-        self.generators = [
-            torch.Generator(device=device).manual_seed(_hash(seed, index, step, stream)) for index in indices
-        ]
+    def __init__(self, seeds: Tensor) -> None:
+        self._seeds = seeds
+        self._draws = 0
+
+    @classmethod
+    def at(cls, seed: int, indices: Sequence[int], step: int, stream: int = 0) -> Noise:
+        """That of the parameters of these indices at a step; numbers of different ``stream`` are independent."""
+        return cls(seeds(seed, indices, step, stream))
 
     def normal(self, *shape: int, like: Tensor) -> Tensor:
         """Independent N(0, 1) of this shape, whose first dimension is the batch, in the precision of ``like``."""
-        rows = [
-            torch.randn(shape[1:], generator=generator, dtype=torch.float32, device=like.device)
-            for generator in self.generators
-        ]
-        return torch.stack(rows).to(like.dtype)
+        self._draws += 1
+        numbers: Tensor = torch.ops.optzoo.normal(self._seeds, self._draws, shape[1:], like)
+        return numbers
+
+
+def seeds(seed: int, indices: Sequence[int], step: int, stream: int = 0) -> Tensor:
+    """What a :class:`Noise` is made of, on the CPU."""
+    return torch.tensor([_signed(_hash(seed, index, step, stream)) for index in indices])
+
+
+@torch.library.custom_op("optzoo::normal", mutates_args=())
+def _normal(seeds: Tensor, draw: int, shape: list[int], like: Tensor) -> Tensor:
+    """An operator, since torch.compile cannot look into generators."""
+    rows = []
+    for seed in seeds.tolist():
+        generator = torch.Generator(device=like.device).manual_seed(_signed(_hash(seed, draw)))
+        rows.append(torch.randn(shape, generator=generator, dtype=torch.float32, device=like.device))
+    return torch.stack(rows).to(like.dtype)
+
+
+@_normal.register_fake
+def _(seeds: Tensor, draw: int, shape: list[int], like: Tensor) -> Tensor:
+    return like.new_empty(len(seeds), *shape)
 
 
 def coin(seed: int, index: int, step: int) -> bool:
@@ -44,6 +63,11 @@ def _hash(*numbers: int) -> int:
     for number in numbers:
         x = _mix(x ^ (number & _MASK))
     return x
+
+
+def _signed(x: int) -> int:
+    """As 64 bits with a sign, which tensors and generators take."""
+    return x - (1 << 64) if x >> 63 else x
 
 
 def _mix(x: int) -> int:

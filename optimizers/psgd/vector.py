@@ -80,7 +80,7 @@ class Block:
         seed = self.group["seed"]
         return torch.cat(
             [
-                Noise(seed, [index], count, like.device).normal(1, size, like=like)[0]
+                Noise.at(seed, [index], count).normal(1, size, like=like)[0]
                 for index, count, size in zip(self.indices, self.counts, self.sizes, strict=True)
             ]
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from ..adam import Adam, AdamW
 from ..core import Options
 from ..core.buckets import Bucket
 from ..core.options import NON_NEGATIVE, arguments, betas, one_of
+from .batch import Batch
 from .kron_optimizer import KronOptimizer
 
 
@@ -144,12 +145,5 @@ class PSGD(KronOptimizer):
     def update(p: Any, g: Any, s: Any, h: Any) -> Any:
         return AdamW.update(p, g, s, h) if h.adamw else s.direction
 
-    def signal(
-        self,
-        bucket: Bucket,
-        rows: Sequence[int],
-        mean: Tensor,
-        seen: Callable[[Sequence[Tensor]], Tensor],
-        gradients: Sequence[Tensor],
-    ) -> tuple[Tensor, None]:
-        return (mean if bucket.h.whiten == "momentum" else seen(gradients)), None
+    def signal(self, batch: Batch, mean: Tensor) -> tuple[Tensor, None]:
+        return (mean if batch.bucket.h.whiten == "momentum" else batch.whole(batch.gradients)), None

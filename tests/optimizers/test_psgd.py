@@ -48,28 +48,16 @@ def walk(optimizer: PSGD, params: Sequence[Tensor], rows: Sequence[Sequence[Tens
 
 
 def noise_of(tensor: int, step: int, shape: tuple[int, ...]) -> Any:
-    return np.random.default_rng([tensor, step]).normal(size=shape)
-
-
-@pytest.fixture
-def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Exact norms draw nothing, so that the numbers of a tensor and a step are those of its only update."""
-
-    def remember(self: Any, seed: int, indices: Sequence[int], step: int, *rest: Any) -> None:
-        self.indices, self.step = list(indices), step
-
-    def normal(self: Any, *shape: int, like: Tensor) -> Tensor:
-        return torch.stack([torch.from_numpy(noise_of(i, self.step, shape[1:])).to(like.dtype) for i in self.indices])
-
-    monkeypatch.setattr(Noise, "__init__", remember)
-    monkeypatch.setattr(Noise, "normal", normal)
+    """Exact norms draw nothing: the numbers of a tensor and a step are those of its only update."""
+    numbers = Noise.at(0, [tensor], step).normal(1, *(shape or (1,)), like=torch.empty(0, dtype=torch.float64))
+    return numbers.reshape(shape).numpy()
 
 
 def largest_error(steps: int, rows: Sequence[Sequence[Tensor | None]] | None = None, **options: Any) -> float:
     """How far PSGD gets away from its reference."""
     params = parameters()
     options = {"lr": 0.01, **options}
-    theirs = reference.PSGD(noise=lambda i, t, shape: noise_of(i, t, shape or (1,)).reshape(shape), **options)
+    theirs = reference.PSGD(noise=noise_of, **options)
     theta = [p.detach().numpy().copy() for p in params]
     optimizer, worst = PSGD(params, norm="exact", **options), 0.0
     for row in gradients(steps) if rows is None else rows:
@@ -98,7 +86,7 @@ OWN = {"cache_preconditioner"}
 
 @all_geometries
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_equals_the_reference(variant: str, geometry: str, same_noise: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equals_the_reference(variant: str, geometry: str, monkeypatch: pytest.MonkeyPatch) -> None:
     options = {"geometry": geometry, **VARIANTS[variant]}
     if options.keys() & OWN:
         monkeypatch.setattr(reference.PSGD, "__init__", _without_own(reference.PSGD.__init__))
@@ -113,13 +101,13 @@ def _without_own(init: Callable[..., None]) -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("geometry", ["Q0.5EQ1.5", "QEP", "QUAD4P"])
-def test_equals_the_reference_past_a_balancing(geometry: str, same_noise: None) -> None:
+def test_equals_the_reference_past_a_balancing(geometry: str) -> None:
     """At the 100th update the factors are scaled to one size."""
     assert largest_error(102, geometry=geometry, precond_update_probability=1.0) <= 1e-12
 
 
 @pytest.mark.parametrize("geometry", ["Q0.5EQ1.5", "EQ", "QEP"])
-def test_equals_the_reference_on_zeros(geometry: str, same_noise: None) -> None:
+def test_equals_the_reference_on_zeros(geometry: str) -> None:
     """First gradients of zeros are counted in the mean, and update nothing."""
     rows = gradients(8)
     for row in rows[:3]:

@@ -69,7 +69,7 @@ def fit(geometry: str, newton: bool, dtype: torch.dtype, norm: str) -> float:
             step_size=0.5 * (1 - t / 1000),
             beta=0.9,
             norm=NORMS[norm],
-            noise=Noise(0, [0], t, "cpu"),
+            noise=Noise.at(0, [0], t),
         )
     columns = torch.eye(35, dtype=torch.float64).reshape(35, 5, 7)
     P = kron.precondition([q.double().expand(35, -1, -1) for q in factors], columns, rule).reshape(35, 35)
@@ -162,7 +162,7 @@ def test_damping_does_not_cap_what_is_common() -> None:
 def test_bounds_start_from_what_is_seen() -> None:
     """L₀ = 1, NVIDIA's, would make first steps of small curvature small: here M1 + M2 = 2 · 0.01."""
     x, q = torch.full((1, 1), 0.1), torch.ones(1, 1)
-    options: dict[str, Any] = dict(newton=True, step_size=0.1, beta=0.9, norm=exact, noise=Noise(0, [0], 1, "cpu"))
+    options: dict[str, Any] = dict(newton=True, step_size=0.1, beta=0.9, norm=exact, noise=Noise.at(0, [0], 1))
     _, bounds = kron.update([q], torch.zeros(1, 1), x, x, GEOMETRIES["QEQ"], **options)
     assert bounds.item() == pytest.approx(0.02, rel=1e-6)
     _, bounds = kron.update([q], torch.ones(1, 1), x, x, GEOMETRIES["QEQ"], **options)

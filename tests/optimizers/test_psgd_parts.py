@@ -27,7 +27,7 @@ both_criteria = pytest.mark.parametrize("newton", [True, False], ids=["newton", 
 
 
 def noise(step: int = 1, batch: int = 1) -> Noise:
-    return Noise(0, range(batch), step, "cpu")
+    return Noise.at(0, range(batch), step)
 
 
 # Updates
@@ -155,8 +155,8 @@ def test_norms_of_extreme_matrices(norm: str, dtype: torch.dtype) -> None:
 def test_norms_of_a_batch_are_those_of_its_members() -> None:
     a = random_matrices(16, "skew", 3).double()
     for norm in NORMS.values():
-        whole = norm(a, Noise(0, [4, 5, 6], 1, "cpu"))
-        alone = [norm(a[i : i + 1], Noise(0, [4 + i], 1, "cpu")) for i in range(3)]
+        whole = norm(a, Noise.at(0, [4, 5, 6], 1))
+        alone = [norm(a[i : i + 1], Noise.at(0, [4 + i], 1)) for i in range(3)]
         torch.testing.assert_close(whole, torch.cat(alone), rtol=1e-13, atol=0)
 
 
@@ -164,12 +164,12 @@ def test_norms_of_a_batch_are_those_of_its_members() -> None:
 
 
 def test_noise_is_normal_and_each_stream_its_own() -> None:
-    x = Noise(0, [0, 1], 1, "cpu").normal(2, 100_000, like=torch.zeros(1))
+    x = Noise.at(0, [0, 1], 1).normal(2, 100_000, like=torch.zeros(1))
     torch.testing.assert_close(x.mean(1), torch.zeros(2), rtol=0, atol=0.01)
     torch.testing.assert_close(x.std(1), torch.ones(2), rtol=0, atol=0.01)
     others = [(1, 0, 1, 0), (0, 1, 1, 0), (0, 0, 2, 0), (0, 0, 1, 1), (-1, 0, 1, 0), (2**63, 0, 1, 0), (0, 0, 1, -1)]
     streams = [x[0]] + [
-        Noise(seed, [index], step, "cpu", stream).normal(1, 100_000, like=x)[0] for seed, index, step, stream in others
+        Noise.at(seed, [index], step, stream).normal(1, 100_000, like=x)[0] for seed, index, step, stream in others
     ]
     correlation = torch.corrcoef(torch.stack(streams)) - torch.eye(len(streams))
     assert correlation.abs().max() < 0.02

@@ -61,7 +61,7 @@ class Quartic:
     @staticmethod
     def _normal(seed: int, index: int, shape: Sequence[int], step: int, stream: int) -> Array:
         like = torch.zeros((), dtype=torch.float64)
-        normal: Array = Noise(seed, [index], step, "cpu", stream).normal(1, *shape, like=like)[0].reshape(-1).numpy()
+        normal: Array = Noise.at(seed, [index], step, stream).normal(1, *shape, like=like)[0].reshape(-1).numpy()
         return normal
 
 
