@@ -1,13 +1,15 @@
 """Time and state of one PSGD step, against kron_torch, HeavyBall and AdamW in the same run.
 
     pip install kron_torch heavyball
-    python benchmarks/psgd_step.py [--models mlp,gpt,cnn] [--rounds 7] [--json FILE]
+    python benchmarks/psgd_step.py [--models mlp,gpt,cnn] [--compiled] [--rounds 7] [--json FILE]
 
 All whiten a momentum of 0.9 in float32 with the same dense and diagonal factors: those of PSGD's max_size=8192 and
-max_skew=1. Of each a step that updates the preconditioner and one that does not are timed; p=0.03 is their mean with
-that weight. "P kept" spends memory on P beside Q. All run eagerly: whatever a peer compiles is switched off. F is
-torch.optim.AdamW(fused=True). Rounds are interleaved, and medians count: on a shared machine only ratios within one run
-mean anything.
+max_skew=1. Geometries: Q0.5EQ1.5 is PSGD's default and HeavyBall's PSGDPRO, EQ is kron_torch's. Of each a step that
+updates the preconditioner and one that does not are timed; p=0.03 is their mean with that weight. "P kept" spends
+memory on P beside Q. All run eagerly, whatever a peer compiles is switched off; or, with --compiled, as each compiles
+itself: PSGD by fused=True, kron_torch as it is, HeavyBall with compile_mode="default" (its own, max-autotune, takes
+many minutes on CPU). F is torch.optim.AdamW(fused=True). Rounds are interleaved, and medians count: on a shared machine
+only ratios within one run mean anything.
 """
 
 from __future__ import annotations
@@ -43,16 +45,17 @@ FACTORS: dict[str, Any] = {"max_size": 8192, "max_skew": 1.0, "merge_dims": None
 SETTINGS: dict[str, Any] = {"lr": 1e-4, "weight_decay": 0.0}
 
 
-class Due:
-    """An update probability that says yes or no: 1, or as good as 0, by which one may divide."""
+class How:
+    """How a case runs. As an update probability it says yes or no: 1, or as good as 0, by which one may divide."""
 
-    yes = True
+    def __init__(self, compiled: bool) -> None:
+        self.compiled, self.update = compiled, True
 
     def __call__(self, *_: Any) -> float:
-        return 1.0 if self.yes else 1e-9
+        return 1.0 if self.update else 1e-9
 
 
-Make: TypeAlias = Callable[[list[Tensor], Due], torch.optim.Optimizer]
+Make: TypeAlias = Callable[[list[Tensor], How], torch.optim.Optimizer]
 
 
 CHANNELS = (3, 32, 64, 64, 128, 128, 256)
@@ -72,21 +75,22 @@ def groups(params: Iterable[Tensor]) -> list[dict[str, Any]]:
     return [{"params": own, "memory_save_mode": mode} for mode, own in modes.items()]
 
 
-def psgd(params: list[Tensor], due: Due, keep: bool = False) -> torch.optim.Optimizer:
-    return PSGD(params, precond_update_probability=due, cache_preconditioner=keep, **FACTORS, **SETTINGS)
+def psgd(params: list[Tensor], how: How, keep: bool = False, geometry: str = "Q0.5EQ1.5") -> torch.optim.Optimizer:
+    options = {"precond_update_probability": how, "cache_preconditioner": keep, "fused": how.compiled or None}
+    return PSGD(params, geometry=geometry, **options, **FACTORS, **SETTINGS)
 
 
-def kron_torch(params: list[Tensor], due: Due) -> Any:
-    """Its @torch.compile is what ``main`` forbids; it would else merge dimensions, by a rule of its own."""
-    options = {"preconditioner_update_probability": due, "merge_dims": False, "max_size_triangular": 8192}
+def kron_torch(params: list[Tensor], how: How) -> Any:
+    """It would merge dimensions, by a rule of its own."""
+    options = {"preconditioner_update_probability": how, "merge_dims": False, "max_size_triangular": 8192}
     return importlib.import_module("kron_torch").Kron(groups(params), **options, **SETTINGS)
 
 
-def heavyball(params: list[Tensor], due: Due, keep: bool = False) -> Any:
-    """It compiles by a switch of its own. ``precond_init_scale``: as the others, rather than from the gradient."""
+def heavyball(params: list[Tensor], how: How, keep: bool = False) -> Any:
+    """``precond_init_scale``: as the others, rather than from the gradient."""
     module = importlib.import_module("heavyball")
-    module.utils.compile_mode = None
-    options = {"preconditioner_update_probability": due, "max_size_triangular": 8192, "precond_init_scale": 1.0}
+    module.utils.compile_mode = "default" if how.compiled else None
+    options = {"preconditioner_update_probability": how, "max_size_triangular": 8192, "precond_init_scale": 1.0}
     return module.PSGDPRO(groups(params), beta=0.9, cached=keep, **options, **SETTINGS)
 
 
@@ -95,6 +99,7 @@ CASES: dict[str, tuple[Make, str | None]] = {
     "AdamW": (lambda params, _: AdamW(params, **SETTINGS), None),
     "PSGD": (psgd, None),
     "PSGD, P kept": (partial(psgd, keep=True), None),
+    "PSGD EQ": (partial(psgd, geometry="EQ"), None),
     "kron_torch Kron": (kron_torch, "kron_torch"),
     "HeavyBall PSGDPRO": (heavyball, "heavyball"),
     "HeavyBall, P kept": (partial(heavyball, keep=True), "heavyball"),
@@ -105,14 +110,14 @@ CASES: dict[str, tuple[Make, str | None]] = {
 class Case:
     """An optimizer with parameters of its own: whoever flattens or swaps them would change the others' step."""
 
-    def __init__(self, make: Make, shapes: Sequence[tuple[int, ...]]) -> None:
-        self.params, self.due = parameters(shapes, "cpu"), Due()
+    def __init__(self, make: Make, shapes: Sequence[tuple[int, ...]], compiled: bool) -> None:
+        self.params, self.how = parameters(shapes, "cpu"), How(compiled)
         self.grads = [p.grad for p in self.params]
-        self.optimizer = make(self.params, self.due)
+        self.optimizer = make(self.params, self.how)
 
     def seconds(self, update: bool) -> float:
         """Of one step, with an update of the preconditioner or without."""
-        self.due.yes = update
+        self.how.update = update
         for p, grad in zip(self.params, self.grads, strict=True):
             p.grad = grad  # which HeavyBall takes away in its step
         start = time.perf_counter()
@@ -125,8 +130,10 @@ class Case:
         return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
-def measure(shapes: Sequence[tuple[int, ...]], names: Iterable[str], rounds: int) -> list[dict[str, Any]]:
-    cases = {name: Case(CASES[name][0], shapes) for name in names}
+def measure(
+    shapes: Sequence[tuple[int, ...]], names: Iterable[str], rounds: int, compiled: bool
+) -> list[dict[str, Any]]:
+    cases = {name: Case(CASES[name][0], shapes, compiled) for name in names}
     times: dict[tuple[str, bool], list[float]] = {(name, update): [] for name in cases for update in (True, False)}
     for i in range(WARM_UP + rounds):
         for (name, update), samples in times.items():
@@ -176,22 +183,33 @@ def available() -> tuple[list[str], dict[str, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(MODELS), help="models, comma-separated (default all)")
+    parser.add_argument("--compiled", action="store_true", help="let each optimizer compile itself")
     parser.add_argument("--rounds", type=int, default=7, help="steps per case and kind that count (default 7)")
     parser.add_argument("--json", type=Path, help="also write everything here")
     arguments = parser.parse_args()
-    torch.compiler.set_stance("force_eager")
+    if not arguments.compiled:
+        torch.compiler.set_stance("force_eager")
     names, versions = available()
-    print("all eager, nothing compiled;", ", ".join(f"{name} {number}" for name, number in versions.items()))
+    print(
+        "each compiled as it compiles itself;" if arguments.compiled else "all eager, nothing compiled;",
+        ", ".join(f"{name} {number}" for name, number in versions.items()),
+    )
     results = {}
     for model in arguments.models.split(","):
         shapes = MODELS[model]
-        results[model] = measure(shapes, names, arguments.rounds)
+        results[model] = measure(shapes, names, arguments.rounds, arguments.compiled)
         count = sum(torch.Size(shape).numel() for shape in shapes)
         show(f"{model}: {count / 1e6:.1f} M parameters in {len(shapes)} tensors", results[model])
     if arguments.json:
         versions |= {"torch": torch.__version__, "python": platform.python_version()}
         machine = {"machine": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}
-        record = {"date": date.today().isoformat(), "versions": versions, **machine, "results": results}
+        record = {
+            "compiled": arguments.compiled,
+            "date": date.today().isoformat(),
+            "versions": versions,
+            **machine,
+            "results": results,
+        }
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 
 

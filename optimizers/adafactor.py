@@ -196,7 +196,8 @@ class Adafactor(Optimizer):
 
     # The step
 
-    def scalars(self, h: Any) -> None:
+    @staticmethod
+    def scalars(h: Any) -> None:
         if h.lr is None:
             h.lr = minimum(h.step**-0.5, 1e-6 * h.step if h.warmup_init else 1e-2)
         h.beta2 = 1 - maximum(h.step - h.decay_offset, 1) ** -h.decay_rate

@@ -68,7 +68,8 @@ class Adam(Optimizer):
         defaults = dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, amsgrad=amsgrad)
         super().__init__(params, {**defaults, "decoupled_weight_decay": decoupled_weight_decay}, options)
 
-    def scalars(self, h: Any) -> None:
+    @staticmethod
+    def scalars(h: Any) -> None:
         # m̂ / (√v̂ + eps) = gain · m / (√v + eps'), with eps' = eps √(1-β2^t) and gain = √(1-β2^t) / (1-β1^t)
         h.bias2 = 1 - h.beta2**h.step
         root = 1 if h.amsgrad in ("paper", "debiased") else h.bias2**0.5

@@ -92,7 +92,8 @@ class AdEMAMix(Optimizer):
             params, {**defaults, "eps": eps, "weight_decay": weight_decay, "schedule_start": schedule_start}, options
         )
 
-    def scalars(self, h: Any) -> None:
+    @staticmethod
+    def scalars(h: Any) -> None:
         t = maximum(h.step - h.schedule_start, 0)
         h.correction1 = 1 / (1 - h.beta1**h.step)
         h.gain = (1 - h.beta2**h.step) ** 0.5  # √v̂ + eps = (√v + eps √(1-β2^t)) / √(1-β2^t)

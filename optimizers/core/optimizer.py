@@ -111,7 +111,8 @@ class Optimizer(torch.optim.Optimizer):
         """What parameters of a bucket must have in common beside group, device, dtype, sharding and step."""
         return None
 
-    def scalars(self, h: Any) -> None:
+    @staticmethod
+    def scalars(h: Any) -> None:
         """Add to ``h`` the numbers of this step that ``update`` needs beside the options, such as bias corrections.
 
         ``h.gain`` (1) is a positive factor of u that all coordinates share: as part of the step size it costs nothing.

@@ -34,13 +34,7 @@ class PSGDDense(VectorPSGD):
     :class:`optzoo.optimizers.PSGD`; in all of them an update of Q takes O(n²), but for the rotations of
     ``"Q0.5EQ1.5"`` and ``"PRO4P"`` and the triangular solve of ``"EQ"``.
 
-    ``hessian="exact"``: ``step`` takes a closure that returns the loss and does not call backward(). All operations
-    need second derivatives (fused attention has none), and one process sees the whole batch: products bypass
-    DistributedDataParallel. ``hessian="finite_difference"``: an ordinary closure, with zero_grad() and backward(). When
-    P is updated it is called twice, at θ and at θ + √eps v, with the same random numbers of torch, so that dropout has
-    one mask. It must see the same batch and not clip gradients; averages a forward pass keeps, as in batch norm, see
-    both calls. Without a closure there is a clear error: GradScaler passes none, and autocast in bfloat16 needs no
-    scaler. After the step ``p.grad`` is the gradient.
+    What ``hessian="exact"`` and ``"finite_difference"`` ask of the closure: :class:`optzoo.optimizers.PSGDNewton`.
 
     Parameters without a gradient, and their part of the state, stay as they are; so does everything in a step whose
     gradients are not finite. Random numbers come from (seed, position of the parameter, step). Sharded parameters

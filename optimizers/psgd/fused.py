@@ -1,4 +1,4 @@
-"""``fused=True`` of PSGD: fitting and applying the factors through torch.compile, one graph for each shape.
+"""``fused=True`` of PSGD: the functions of kron.py through torch.compile, one graph for each shape.
 
 Products of matrices stay library calls; what comes between them is one pass over memory each.
 """
@@ -26,20 +26,16 @@ def fit(
     *numbers: float,
     geometry: str,
     norm: str,
-) -> tuple[list[Tensor], Tensor]:
+) -> Any:
     """:func:`.kron.fit`, compiled."""
     graph = _fit(len(factors), v is None, products is None, geometry, norm)
-    result: tuple[list[Tensor], Tensor] = graph(factors, bounds, signal, v, products, seeds, *_tensors(numbers))
-    return result
+    return graph(factors, bounds, signal, v, products, seeds, *_tensors(numbers))
 
 
-def direct(
-    factors: Sequence[Tensor], x: Tensor, clip: Sequence[float] | None, *, geometry: str, products: bool
-) -> Tensor:
+def direct(factors: Sequence[Tensor], x: Tensor, clip: Sequence[float] | None, *, geometry: str, products: bool) -> Any:
     """:func:`.kron.direct`, compiled."""
     graph = _direct(len(factors), clip is None, geometry, products)
-    result: Tensor = graph(factors, x, None if clip is None else _tensors(clip))
-    return result
+    return graph(factors, x, None if clip is None else _tensors(clip))
 
 
 def _tensors(numbers: Sequence[float]) -> list[Tensor]:

@@ -28,9 +28,13 @@ class PSGDNewton(Newton, KronOptimizer):
     stochastic Newton method that neither needs a positive definite Hessian nor is fooled by gradient noise. Which axes
     are dense, the geometries and the noise are PSGD's.
 
-    ``hessian="exact"``: the closure returns the loss and does not call backward(); every operation needs a second
-    derivative. ``hessian="finite_difference"``: the closure is an ordinary one, with zero_grad() and backward(), and is
-    evaluated twice on the same batch where P is updated.
+    ``hessian="exact"``: ``step`` takes a closure that returns the loss and does not call backward(). All operations
+    need second derivatives (fused attention has none), and one process sees the whole batch: products bypass
+    DistributedDataParallel. ``hessian="finite_difference"``: an ordinary closure, with zero_grad() and backward(). When
+    P is updated it is called twice, at θ and at θ + √eps v, with the same random numbers of torch, so that dropout has
+    one mask. It must see the same batch and not clip gradients; averages a forward pass keeps, as in batch norm, see
+    both calls. Without a closure there is a clear error: GradScaler passes none, and autocast in bfloat16 needs no
+    scaler. After the step ``p.grad`` is the gradient.
 
     When: the loss is smooth, and a step may cost two to three gradients; small or ill-conditioned problems.
 

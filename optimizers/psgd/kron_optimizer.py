@@ -12,6 +12,7 @@ from torch import Tensor
 from ..core import Optimizer, rule
 from ..core.buckets import Bucket
 from ..core.eager import eager
+from ..core.fused import SMALLEST
 from ..core.options import DECAY, FRACTION, NON_NEGATIVE, POSITIVE, Rule, one_of, optional
 from ..core.scalars import precise
 from . import fused, kron
@@ -128,10 +129,10 @@ class KronOptimizer(Optimizer):
 
     def _prepare_batch(self, batch: Batch, step: int, position: Mapping[Tensor, int]) -> Tensor:
         """Put the direction in the place of a row's buffers; tells whose gradients were finite, the others stay."""
-        h, run = batch.bucket.h, fused if batch.bucket.group["fused"] else kron
-        cached = caches(batch.bucket.group)
+        h, cached = batch.bucket.h, caches(batch.bucket.group)
         means = batch.means(step)
         x = batch.whole(means)
+        run = fused if batch.bucket.group["fused"] and x.numel() >= SMALLEST else kron
         finite = largest(x).isfinite()
 
         def update() -> None:

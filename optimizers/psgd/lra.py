@@ -29,13 +29,7 @@ class PSGDLRA(VectorPSGD):
     from it, it comes to be E[mmᵀ]^(-1/2) (``hessian=None``: whitening, as Adam's but not of each coordinate alone).
     ``rank=0`` leaves the diagonal: Newton's method or RMSProp coordinate by coordinate.
 
-    ``hessian="exact"``: ``step`` takes a closure that returns the loss and does not call backward(). All operations
-    need second derivatives (fused attention has none), and one process sees the whole batch: products bypass
-    DistributedDataParallel. ``hessian="finite_difference"``: an ordinary closure, with zero_grad() and backward(). When
-    P is updated it is called twice, at θ and at θ + √eps v, with the same random numbers of torch, so that dropout has
-    one mask. It must see the same batch and not clip gradients; averages a forward pass keeps, as in batch norm, see
-    both calls. Without a closure there is a clear error: GradScaler passes none, and autocast in bfloat16 needs no
-    scaler. After the step ``p.grad`` is the gradient.
+    What ``hessian="exact"`` and ``"finite_difference"`` ask of the closure: :class:`optzoo.optimizers.PSGDNewton`.
 
     Parameters without a gradient, and their part of the state, stay as they are; so does everything in a step whose
     gradients are not finite. Random numbers come from (seed, position of the parameter, step). Sharded parameters

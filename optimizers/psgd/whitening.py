@@ -132,10 +132,11 @@ class PSGD(KronOptimizer):
     def kind(self, group: Mapping[str, Any], param: Tensor) -> Any:
         return None if group["adamw"] else super().kind(group, param)
 
-    def scalars(self, h: Any) -> None:
+    @staticmethod
+    def scalars(h: Any) -> None:
         if h.adamw:
             h.amsgrad, h.eps, (h.beta1, h.beta2) = False, h.adamw_eps, h.adamw_betas
-            Adam.scalars(self, h)  # type: ignore[arg-type]
+            Adam.scalars(h)
 
     def prepare_bucket(self, bucket: Bucket) -> None:
         if not bucket.group["adamw"]:

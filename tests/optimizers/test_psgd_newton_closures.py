@@ -70,7 +70,10 @@ def test_parameters_the_gradient_does_not_depend_on(method: str) -> None:
     """A linear one has Hv = 0, one that is not in the loss no gradient, one that is not probed no Hv."""
     linear, square, unused, aside = (nn.Parameter(torch.tensor([2.0], dtype=torch.float64)) for _ in range(4))
     params = [linear, square, unused, aside]
-    loss = lambda: (3 * linear + square**2 + aside**2 * square).sum()  # noqa: E731
+
+    def loss() -> Tensor:
+        return (3 * linear + square**2 + aside**2 * square).sum()
+
     evaluation = products(method, params, loss, probed=[linear, square, unused])
     assert list(evaluation.gradients) == [linear, square, aside]
     assert evaluation.products.keys() == evaluation.vectors.keys() == {linear, square}

@@ -14,6 +14,7 @@ whole whitening optimizer, with a Kronecker product for every tensor.
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,12 @@ def gram(X: Array, i: int, Q: Array) -> Array:
 def precondition(Qs: Sequence[Array], G: Array, geometry: str) -> Array:
     """P(G)."""
     return along_all(Qs, G) if geometry in FITS_P else along_all([Q.T for Q in Qs], along_all(Qs, G))
+
+
+def matrix(Qs: Sequence[Array], geometry: str) -> Array:
+    """P, by which `precondition` multiplies a raveled tensor."""
+    factors = [np.atleast_2d(Q) if Q.ndim != 1 else np.diag(Q) for Q in Qs]
+    return reduce(np.kron, factors if geometry in FITS_P else [Q.T @ Q for Q in factors])
 
 
 def damped(G: Array, noise: Array, damping: float, eps: float = np.finfo(np.float64).eps) -> Array:

@@ -1,8 +1,6 @@
 """The reference of PSGD against steps worked out by hand, its criterion, and preconditioners that are known."""
 
 import math
-from collections.abc import Sequence
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -21,6 +19,7 @@ from reference.psgd import (
     lra_init,
     lra_precondition,
     lra_update,
+    matrix,
     precondition,
     procrustes2,
     procrustes3,
@@ -39,12 +38,6 @@ def spd(rng: np.random.Generator, eigenvalues: Array) -> Array:
 
 def start(shape: tuple[int, ...], geometry: str, max_skew: float = math.inf, scale: float = 1.0) -> list[Array]:
     return init(shape, Options(geometry=geometry, init_scale=scale, max_size=math.inf, max_skew=max_skew))
-
-
-def matrix(Qs: Sequence[Array], geometry: str) -> Array:
-    """P, by which `precondition` multiplies a raveled tensor."""
-    factors = [np.atleast_2d(Q) if Q.ndim != 1 else np.diag(Q) for Q in Qs]
-    return reduce(np.kron, factors if geometry in FITS_P else [Q.T @ Q for Q in factors])
 
 
 def error(A: Array) -> float:

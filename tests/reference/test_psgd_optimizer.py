@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ import pytest
 
 from reference.notation import Array, Options
 from reference.psgd import (
-    FITS_P,
     GEOMETRIES,
     PSGD,
     damped,
@@ -18,6 +16,7 @@ from reference.psgd import (
     due_at,
     init,
     kron_update,
+    matrix,
     precondition,
     schedule,
 )
@@ -25,41 +24,10 @@ from reference.psgd import (
 RNG = np.random.default_rng
 
 all_geometries = pytest.mark.parametrize("geometry", GEOMETRIES)
-both_criteria = pytest.mark.parametrize("newton", [True, False], ids=["newton", "whitening"])
-
-
-def spd(rng: np.random.Generator, eigenvalues: Array) -> Array:
-    rotation, _ = np.linalg.qr(rng.normal(size=(len(eigenvalues),) * 2))
-    return rotation * eigenvalues @ rotation.T
 
 
 def start(shape: tuple[int, ...], geometry: str, max_skew: float = math.inf, scale: float = 1.0) -> list[Array]:
     return init(shape, Options(geometry=geometry, init_scale=scale, max_size=math.inf, max_skew=max_skew))
-
-
-def matrix(Qs: Sequence[Array], geometry: str) -> Array:
-    """P, by which `precondition` multiplies a raveled tensor."""
-    factors = [np.atleast_2d(Q) if Q.ndim != 1 else np.diag(Q) for Q in Qs]
-    return reduce(np.kron, factors if geometry in FITS_P else [Q.T @ Q for Q in factors])
-
-
-def error(A: Array) -> float:
-    return float(np.linalg.norm(A - np.eye(len(A))) / math.sqrt(len(A)))
-
-
-def noisy_fit(
-    shape: tuple[int, ...], geometry: str, max_skew: float, newton: bool, steps: int = 30, transpose: bool = False
-) -> tuple[list[Array], Array]:
-    """Of unrelated random tensors."""
-    rng = RNG(0)
-    Qs = start(shape[::-1] if transpose else shape, geometry, max_skew, scale=1.5)
-    L = np.zeros(len(Qs))
-    for _ in range(steps):
-        G, V = np.asarray(rng.normal(size=shape) * np.exp(rng.normal(size=shape))), np.asarray(rng.normal(size=shape))
-        if transpose:
-            G, V = G.T, V.T
-        Qs, L = kron_update(Qs, L, G, geometry, 0.2, V=V, newton=newton)
-    return Qs, L
 
 
 def random_gradients(steps: int, *shapes: tuple[int, ...]) -> list[list[Array]]:
