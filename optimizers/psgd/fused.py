@@ -26,9 +26,10 @@ def fit(
     *numbers: float,
     geometry: str,
     norm: str,
+    auto_scale: bool,
 ) -> Any:
     """:func:`.kron.fit`, compiled."""
-    graph = _fit(len(factors), v is None, products is None, geometry, norm)
+    graph = _fit(len(factors), v is None, products is None, geometry, norm, auto_scale)
     return graph(factors, bounds, signal, v, products, seeds, *_tensors(numbers))
 
 
@@ -46,8 +47,8 @@ def _tensors(numbers: Sequence[float]) -> list[Tensor]:
 
 
 @cache
-def _fit(axes: int, whitens: bool, from_q: bool, geometry: str, norm: str) -> Callable[..., Any]:
-    return compiled(partial(kron.fit, geometry=geometry, norm=norm), dynamic=False)
+def _fit(axes: int, whitens: bool, from_q: bool, geometry: str, norm: str, auto_scale: bool) -> Callable[..., Any]:
+    return compiled(partial(kron.fit, geometry=geometry, norm=norm, auto_scale=auto_scale), dynamic=False)
 
 
 @cache

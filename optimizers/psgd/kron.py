@@ -16,6 +16,9 @@ from .norms import NORMS, Norm, largest
 Number: TypeAlias = "float | Tensor"
 """A number; of a compiled function a tensor of one element, which may be another in every call."""
 
+FIRST_SCALES = 1e-2, 1e2
+"""Least and largest Q at first that a single gradient or Hv can lead to."""
+
 
 def fit(
     factors: Sequence[Tensor],
@@ -30,19 +33,26 @@ def fit(
     *,
     geometry: str,
     norm: str,
+    auto_scale: bool = False,
 ) -> tuple[list[Tensor], Tensor]:
     """Factors and bounds after an update; those of a batch entry whose signal is zero or not finite stay as they are.
 
-    signal: the gradient, or Hv with its ``v``. seeds: of the noise.
+    signal: the gradient, or Hv with its ``v``. seeds: of the noise. auto_scale: factors that are new are scaled first.
     """
     rule, noise = GEOMETRIES[geometry], Noise(seeds)
     nu = noise.normal(*signal.shape, like=signal)
     size = largest(signal)
     usable = (size > 0) & (size < torch.inf)
+    signal = chosen(usable, signal, 0.0)
+    start = factors
+    if auto_scale:
+        scale = first_scale(signal, v, damping) ** ((2 if rule.factor_is_p else 1) / len(factors))
+        scale = scale.where((bounds == 0).all(1), 1.0)
+        start, products = [q * per_entry(scale.to(q.dtype), q) for q in factors], None
     fitted, seen = update(
-        balanced(factors) if rule.balanced_every_update else factors,
+        balanced(start) if rule.balanced_every_update else start,
         bounds,
-        damped(chosen(usable, signal, 0.0), damping, nu),
+        damped(signal, damping, nu),
         nu if v is None else v,
         rule,
         newton=v is not None,
@@ -54,6 +64,15 @@ def fit(
     )
     kept = [chosen(usable, new, old) for new, old in zip(fitted, factors, strict=True)]
     return kept, seen.where(usable[:, None], bounds)
+
+
+def first_scale(h: Tensor, v: Tensor | None, damping: Number) -> Tensor:
+    """The size of Q, about |h|^(-1/2) where h whitens and |H|^(-1/2) where h = Hv, for each entry of a batch."""
+    wide = torch.promote_types(h.dtype, torch.float32)
+    scale = (h.flatten(1).to(wide).pow(4).mean(1) + damping**4).pow(-1 / 8)
+    if v is not None:
+        scale = scale * v.flatten(1).to(wide).square().mean(1).pow(1 / 4)
+    return scale.clamp(*FIRST_SCALES)
 
 
 def direct(

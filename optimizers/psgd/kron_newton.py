@@ -52,7 +52,8 @@ class PSGDNewton(Newton, KronOptimizer):
         precond_update_probability: how often Q is updated, see :class:`PSGD`. Default 1.
         beta_L: decay of the bounds L of Q's curvature, in [0, 1). Default 0.9, the authors'.
         damping: noise added to Hv, >= 0; it bounds P. Default 1e-9, the authors'.
-        init_scale: Q at first, > 0. Default 1. If unsure choose smaller.
+        init_scale: Q at first, > 0. Default 1. If unsure choose smaller. None: for each tensor about |H|^(-1/2), from
+            its first Hv that is not zero.
         max_size: largest n of a dense factor. Default 8192.
         max_skew: see :class:`PSGD`, >= 0. Default 1, the authors'.
         merge_dims: None (default), ``"spatial"`` or ``"matrix"``, see :class:`PSGD`.
@@ -100,7 +101,7 @@ class PSGDNewton(Newton, KronOptimizer):
         precond_update_probability: float | Callable[[int], float] | None = 1.0,
         beta_L: float = 0.9,
         damping: float = 1e-9,
-        init_scale: float = 1.0,
+        init_scale: float | None = 1.0,
         max_size: float = 8192,
         max_skew: float = 1.0,
         merge_dims: str | None = None,

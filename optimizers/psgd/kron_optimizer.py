@@ -44,7 +44,7 @@ class KronOptimizer(Optimizer):
         ),
         "beta_L": DECAY,
         "damping": NON_NEGATIVE,
-        "init_scale": POSITIVE,
+        "init_scale": optional(POSITIVE),
         "max_size": POSITIVE,
         "max_skew": Rule(lambda x: NON_NEGATIVE.holds(x) or x == math.inf, "a number >= 0 or infinity"),
         "merge_dims": one_of(None, "spatial", "matrix"),
@@ -95,7 +95,7 @@ class KronOptimizer(Optimizer):
         if name[0] == "P":
             return squared(state[f"Q{name[1:]}"][None])[0]
         power = 2 if GEOMETRIES[group["geometry"]].factor_is_p else 1
-        scale = group["init_scale"] ** (power / len(layout(real_shape(param), group).shape))
+        scale = (group["init_scale"] or 1.0) ** (power / len(layout(real_shape(param), group).shape))
         ones = torch.full((n,), scale, dtype=dtype, device=param.device)
         return ones.diag() if square else ones
 
@@ -141,7 +141,8 @@ class KronOptimizer(Optimizer):
             seeded = seeds(h.seed, [position[p] for p in batch.params], step)
             numbers = h.lr_preconditioner, h.beta_L, h.damping
             learned = batch.stacked("Q"), batch.stacked_bounds()
-            factors, bounds = run.fit(*learned, signal, v, products, seeded, *numbers, geometry=h.geometry, norm=h.norm)
+            how = {"geometry": h.geometry, "norm": h.norm, "auto_scale": h.init_scale is None}
+            factors, bounds = run.fit(*learned, signal, v, products, seeded, *numbers, **how)
             if updates_until(step, h.precond_update_probability) % BALANCED_EVERY == 0:
                 factors = kron.balanced(factors)
             batch.store(factors, bounds)

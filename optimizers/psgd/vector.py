@@ -12,14 +12,11 @@ from ..core.buckets import Bucket
 from ..core.options import DECAY, FRACTION, NON_NEGATIVE, POSITIVE, Rule, optional
 from ..core.rule import operands, working_dtype
 from ..core.scalars import precise
-from .kron import damped
+from .kron import damped, first_scale
 from .newton import Newton, positions, refuse_sharded
 from .noise import Noise
 from .norms import TINY
 from .schedule import updates_at
-
-_STARTS = (1e-2, 1e2)
-"""Least and largest Q at first that a single Hv can lead to."""
 
 
 class Pair(NamedTuple):
@@ -165,9 +162,8 @@ class VectorPSGD(Newton):
         one = pair.h.new_ones(())
         if block.group["init_scale"] is not None:
             return one
-        sizes = pair.h.pow(4).mean() + block.group["damping"] ** 4
-        scale: Tensor = pair.v.square().mean().pow(1 / 4) * sizes.pow(-1 / 8)
-        return scale.clamp(*_STARTS).where(self.bounds(block.group, self.scalar_buffers[-1]) == 0, one)
+        scale = first_scale(pair.h[None], pair.v[None], block.group["damping"])[0]
+        return scale.where(self.bounds(block.group, self.scalar_buffers[-1]) == 0, one)
 
     # State
 

@@ -61,6 +61,7 @@ class PSGD(KronOptimizer):
         beta_L: decay of the bounds L of Q's curvature, in [0, 1). Default 0.9, the authors'.
         damping: noise added to what is whitened, >= 0; it bounds P by 1/damping. Default 1e-9, the authors'.
         init_scale: Q at first, > 0. Default 1, the authors'. If unsure choose smaller: P grows faster than it shrinks.
+            None: of each tensor about |g|^(-1/2), from its first gradient that is not zero.
         max_size: largest n of a dense factor. Default 8192.
         max_skew: see above, >= 0; 0: all diagonal, infinity: all dense. Default 1, the authors'.
         merge_dims: None (default, the authors'), ``"spatial"`` (all dimensions from the third on are one) or
@@ -109,7 +110,7 @@ class PSGD(KronOptimizer):
         precond_update_probability: float | Callable[[int], float] | None = None,
         beta_L: float = 0.9,
         damping: float = 1e-9,
-        init_scale: float = 1.0,
+        init_scale: float | None = 1.0,
         max_size: float = 8192,
         max_skew: float = 1.0,
         merge_dims: str | None = None,

@@ -68,7 +68,7 @@ BAD_VALUES = {
     "precond_update_probability": [0.0, 1.5, "often"],
     "beta_L": [1.0, None],
     "damping": [-1e-9, None],
-    "init_scale": [0.0, None],
+    "init_scale": [0.0, "auto"],
     "max_size": [0, -1, None],
     "max_skew": [-1.0, math.nan, None],
     "merge_dims": ["all", 2],

@@ -339,3 +339,25 @@ def test_complex_parameters_are_pairs_of_real_ones() -> None:
         step(optimizers[0], (z, torch.view_as_complex(g)))
         step(optimizers[1], (pairs, g))
     torch.testing.assert_close(torch.view_as_real(z.detach()), pairs.detach(), rtol=1e-6, atol=1e-6)
+
+
+# Scale at first
+
+
+@pytest.mark.parametrize(("size", "expected"), [(1e-2, 1.0), (1.0, 1.0), (1e3, 1.0)])
+@pytest.mark.parametrize("geometry", ["Q0.5EQ1.5", "QUAD4P"])
+def test_scale_from_the_first_gradient(geometry: str, size: float, expected: float) -> None:
+    """The first update has an RMS of 1, whatever the size of the gradient; a zero gradient before it means nothing."""
+    p = parameter(16, 32)
+    optimizer = PSGD([p], lr=1.0, init_scale=None, geometry=geometry, clip=None, momentum=0.0)
+    step(optimizer, (p, torch.zeros(16, 32)))
+    step(optimizer, (p, size * normal(16, 32)))
+    assert float((p - 1).square().mean().sqrt()) == pytest.approx(expected, rel=0.3)
+
+
+def test_scale_from_the_first_gradient_is_bounded() -> None:
+    """P of gradients that are nearly zero would be as good as infinite."""
+    p = parameter(4, 4)
+    optimizer = PSGD([p], init_scale=None)
+    step(optimizer, (p, normal(4, 4) * 1e-30))
+    assert all(optimizer.state[p][name].max() <= 11 for name in ("Q0", "Q1"))  # √100 each, and one update
