@@ -121,7 +121,8 @@ def share_out(exact: Sequence[Fraction | None], names: Sequence[str], total: int
     ]
     needed = sum((length for length in exact if length is not None), Fraction(0))
     if not rests:
-        bounds = [half_up(sum(map(Fraction, exact[:i]), Fraction(0))) for i in range(len(exact) + 1)]  # type: ignore[arg-type]
+        bounds = [half_up(sum(map(Fraction, exact[:i]), Fraction(0))) for i in range(len(exact) + 1)]  # type:
+        ignore[arg - type]
         if total is not None and abs(needed - total) > Fraction(1, 10**9) * total:
             raise _misfit(half_up(needed), total, parts)
         return [b - a for a, b in pairwise(bounds)]
