@@ -344,7 +344,8 @@ class _Listener:
         if not torch.compiler.is_compiling():
             scheduler._optimizer_stepped(optimizer)
         elif scheduler._clock == "optimizer":  # out of the graph, which would else be made anew for every value
-            torch.compiler.disable(scheduler._optimizer_stepped)(optimizer)
+            disable: Any = torch.compiler.disable
+            disable(scheduler._optimizer_stepped)(optimizer)
 
 
 def _overrides(given: Any) -> dict[str, Track]:
