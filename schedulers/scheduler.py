@@ -126,13 +126,13 @@ class Scheduler(LRScheduler):
     def lay_out(self, schedule: Any, total: int | None, tracks: Mapping[str, Any], groups: Mapping[Any, Any]) -> None:
         """Resolve everything, or raise for what does not fit and change nothing."""
         plan = {"lr": Track("scale", read_schedule(schedule))}
-        plan |= {Key(key).text: read_track(key, track) for key, track in tracks.items()}
+        plan |= {key: read_track(key, track) for key, track in tracks.items()}
         special = {self._group_key(key): _overrides(override) for key, override in groups.items()}
         run = Run(checked_total(total), self._steps_per_epoch)
         if any(track.uses_untuned for part in (plan, *special.values()) for track in part.values()):
             run = replace(run, untuned=_untuned(self.optimizer))
         bound = {key: _bound({**plan, **part}, run) for key, part in ((None, {}), *special.items())}
-        keys = {key: LR if key == "lr" else Key(key) for part in bound.values() for key in part}
+        keys = {key: Key(key) for part in bound.values() for key in part}
         self.total, self.plan, self.special, self._bound, self._keys = run.total, plan, special, bound, keys
 
     def _group_key(self, key: Any) -> int | str:
@@ -250,7 +250,7 @@ class Scheduler(LRScheduler):
         values, lr_factor = {}, 1.0
         for key, track in self._active(number, group):
             factor = track.factor(t, lr_factor)
-            if key is LR:
+            if key.text == "lr":
                 lr_factor = factor
                 factor *= float(group.get("lr_scale", 1.0))
             values[key.text] = factor if track.mode == "set" else factor * _base(group, key)
@@ -349,13 +349,11 @@ class _Listener:
 
 
 def _overrides(given: Any) -> dict[str, Track]:
-    """What a user sets for one group: a schedule of the lr, or tracks by key."""
+    """What a user sets for one group: a schedule of the lr, or with a mapping that of the lr and tracks, by key."""
     if not isinstance(given, Mapping):
-        return {"lr": Track("scale", read_schedule(given))}
+        given = {"lr": given}
     return {
-        key: Track("scale", read_schedule(track))
-        if key == "lr" and not isinstance(track, (Track, Mapping))
-        else read_track(key, track)
+        key: Track("scale", read_schedule(track)) if key == "lr" else read_track(key, track)
         for key, track in given.items()
     }
 
