@@ -270,7 +270,7 @@ class Scheduler(LRScheduler):
         for group, numbers in zip(self.optimizer.param_groups, values, strict=True):
             for name, number in numbers.items():
                 key = self._keys[name]
-                group.setdefault(f"initial_{name}", key.read(group))
+                group.setdefault(key.initial, key.read(group))
                 key.write(group, number)
         self._last = values
         self.base_lrs: list[float | Tensor] = [_base(group, LR) for group in self.optimizer.param_groups]
@@ -365,7 +365,7 @@ def _bound(plan: Mapping[str, Track], run: Run) -> dict[str, BoundTrack]:
 
 def _base(group: Mapping[str, Any], key: Key) -> float:
     """The group's own value: what it was when the first scheduler saw it."""
-    initial = group.get(f"initial_{key.text}")
+    initial = group.get(key.initial)
     return key.read(group) if initial is None else float(initial)
 
 

@@ -127,7 +127,7 @@ class Key:
         found = re.fullmatch(r"(\w+)(?:\[(\d+)\])?", text)
         if not found:
             raise ValueError(f"a track is a key of the groups, such as 'weight_decay' or 'betas[2]', not {text!r}")
-        self.text, self.name = text, found[1]
+        self.text, self.name, self.initial = text, found[1], f"initial_{text}"
         self.index = None if found[2] is None else int(found[2])
 
     def check(self, group: Mapping[str, Any], number: int) -> None:

@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from optzoo.schedulers import WSD, Schedule, Scheduler
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:.*(num_workers|log_every_n|pin_memory|sanity|GPU)"
+    "ignore::FutureWarning",
+    "ignore::DeprecationWarning",
+    "ignore:.*(num_workers|log_every_n|args parameter|ckpt_path|not resumable)",
 )
 EXACT = [0, 0.05, 0.1, 0.1, 0.1, 0.1, 0.0553, 0.0368, 0.0225, 0.0106]
 PHASES: list[dict[str, Any]] = [
