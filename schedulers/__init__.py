@@ -1,1 +1,6 @@
-"""Learning-rate schedules of optzoo. They know torch only; this release has none, torch.optim.lr_scheduler works."""
+"""One key-frame schedule for code, YAML and checkpoints, and what theory says about it."""
+
+from .resolved import Resolved, shared_prefix
+from .schedule import Schedule
+
+__all__ = ["Resolved", "Schedule", "shared_prefix"]
