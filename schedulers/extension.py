@@ -1,4 +1,4 @@
-"""Going on after a finished run: what to do with the schedule so that the lr one has is the best one for the longer run."""
+"""Going on after a finished run: schedules for which the lr one has is the best one for the longer run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .theory import Array, Bound, ScheduleLike, bound, multipliers
+from .bounds import Array, ScheduleLike, bound, multipliers
+from .phases import To
+from .schedule import Schedule
 
 
 class Plan(NamedTuple):
@@ -17,14 +19,14 @@ class Plan(NamedTuple):
 
     factor: float
     """ρ: the lr is multiplied by it from step ``at`` on."""
-    cooldown: int
+    cooldown_steps: int
     """Number of steps of the cooldown, the last ones."""
     bound: float
     """At this lr, relative to that of the new length with the old fraction of cooldown and its own best lr."""
     lr_ratio: float
     """The best lr of this schedule over the one it runs at; 1 where the lr suits it."""
-    multipliers: Array
-    """The whole run, one multiplier per step; the first ``at`` are those already taken."""
+    schedule: Schedule
+    """The whole run; its first ``at`` steps are those already taken."""
 
 
 @dataclass(frozen=True)
@@ -33,20 +35,20 @@ class Extension:
 
     at: int
     new_total: int
-    longer_cooldown: Plan
-    step_down: Plan
+    cooldown: Plan
+    step: Plan
     optimal: Plan
     unchanged: Plan
 
     def __str__(self) -> str:
         plans = {
-            "longer cooldown": self.longer_cooldown,
-            "step down": self.step_down,
+            "longer cooldown": self.cooldown,
+            "step down": self.step,
             "optimal": self.optimal,
             "unchanged": self.unchanged,
         }
         lines = [
-            f"{name:15} {plan.factor:9.3f} {plan.cooldown:9d} steps {plan.bound:10.3f} {plan.lr_ratio:9.2f}"
+            f"{name:15} {plan.factor:9.3f} {plan.cooldown_steps:9d} steps {plan.bound:10.3f} {plan.lr_ratio:9.2f}"
             for name, plan in plans.items()
         ]
         return "\n".join(
@@ -65,10 +67,10 @@ def plan_extension(schedule: ScheduleLike, total: int | None, new_total: int, at
     The best lr falls with the horizon as 1/√T, so that the lr of the short run is too large for the long one. What is
     compared is, from step ``at`` on:
 
-        longer_cooldown   hold, and cool down over more steps, until the best lr is the one there is
-        step_down         times ρ < 1 at once, the same fraction of cooldown, and the best lr is the one there is
-        optimal           the ρ and cooldown of least bound at this lr
-        unchanged         hold, and the same fraction of cooldown
+        cooldown    hold, and cool down over more steps, until the best lr is the one there is
+        step        times ρ < 1 at once, the same fraction of cooldown, and the best lr is the one there is
+        optimal     the ρ and cooldown of least bound at this lr
+        unchanged   hold, and the same fraction of cooldown
 
     by the bound of :func:`optzoo.schedulers.theory.bound` with equal gradient norms (Schaipp et al., 2025,
     arXiv:2501.18965). A cooldown cannot begin before ``at``: where a longer one were needed, ``lr_ratio`` stays < 1.
@@ -88,10 +90,10 @@ def plan_extension(schedule: ScheduleLike, total: int | None, new_total: int, at
     >>> print(plan_extension(wsd, 100, 150))
     from step 80 to 150, at the same base lr
     plan            lr factor        cooldown      bound   best lr
-    longer cooldown     1.000        68 steps      0.952      1.00
-    step down           0.635        30 steps      0.963      1.00
-    optimal             1.000        70 steps      0.951      1.01
-    unchanged           1.000        30 steps      1.020      0.82
+    longer cooldown     1.000        64 steps      0.942      1.00
+    step down           0.659        30 steps      0.958      1.00
+    optimal             0.811        69 steps      0.933      1.10
+    unchanged           1.000        30 steps      1.019      0.82
     longer cooldown: when this is the end; step down: when training may be extended again
     """
     old = multipliers(schedule, total)
@@ -109,11 +111,17 @@ def plan_extension(schedule: ScheduleLike, total: int | None, new_total: int, at
         )
     after_end = max(0.0, 2 * old[-1] - old[-2])  # where the last two point to: the cooldown's target is one step on
     shape = np.append(old[begin:], after_end) / old[begin]
+    whole = schedule if isinstance(schedule, Schedule) else Schedule().table([*old.tolist(), after_end], len(old))
+    last = whole.resolve(len(old)).segments[-1]
+    end = last.phase if abs(last.begin - begin) <= 1 else None
     fraction, room = 1 - begin / len(old), int(new_total - at)
     distance = 1 / bound(old).best_lr()  # so that the best lr, which is taken to be the one there is, is 1
 
+    def length(cooldown: float) -> int:
+        return min(max(round(cooldown), 1), room)
+
     def extended(factor: float, cooldown: float) -> Array:
-        n = min(max(round(cooldown), 1), room)
+        n = length(cooldown)
         fall = np.interp(np.arange(n) / n, np.linspace(0, 1, len(shape)), shape)
         return np.concatenate([old[:at], np.full(room - n, factor * level), factor * level * fall])
 
@@ -127,9 +135,15 @@ def plan_extension(schedule: ScheduleLike, total: int | None, new_total: int, at
     reference = bound(extended(1.0, same)).best_value(distance)
 
     def plan(factor: float, cooldown: float) -> Plan:
-        eta = extended(factor, cooldown)
-        steps = min(max(round(cooldown), 1), room)
-        return Plan(factor, steps, value(factor, cooldown) / reference, lr_ratio(factor, cooldown), eta)
+        n = length(cooldown)
+        tail = Schedule.tail() if factor == 1 else Schedule.tail().jump(factor * level)
+        tail = tail.hold(room - n) if room > n else tail
+        if isinstance(end, To):
+            tail = tail.to(factor * end.value, n, shape=end.shape, space=end.space, grid=end.grid)
+        else:
+            tail = tail.table(shape.tolist(), n)
+        relative = value(factor, cooldown) / reference
+        return Plan(factor, n, relative, lr_ratio(factor, cooldown), whole.splice(at, tail, total=len(old)))
 
     longer = plan(1.0, _least(lambda cooldown: lr_ratio(1.0, cooldown) >= 1, same, room))
     down = plan(math.exp(-_least(lambda x: lr_ratio(math.exp(-x), same) >= 1, 0.0, _SMALLEST)), same)
@@ -159,17 +173,12 @@ def _best_factor(value: Callable[[float, float], float], cooldown: float) -> flo
 
 def _least(holds: Callable[[float], bool], low: float, high: float) -> float:
     """The least x in [low, high] where ``holds`` begins to, found on a grid, then by bisection; ``high`` if nowhere."""
-    grid = np.linspace(low, high, 65)
-    for a, b in zip(grid, grid[1:]):
-        if holds(float(b)):
-            break
-    else:
-        return high
-    if holds(float(a)):
-        return float(a)
-    for _ in range(20):
+    grid = np.linspace(low, high, 65).tolist()
+    first = next((i for i, x in enumerate(grid) if holds(x)), len(grid) - 1)
+    a, b = grid[max(first - 1, 0)], grid[first]
+    for _ in range(20 if first else 0):
         middle = (a + b) / 2
-        a, b = (a, middle) if holds(float(middle)) else (middle, b)
+        a, b = (a, middle) if holds(middle) else (middle, b)
     return float(b)
 
 

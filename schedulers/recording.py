@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .theory import Array, stretched
+from .bounds import Array
 
 VERSION = 1
 NORMS = ("l1", "l2", "update")
@@ -46,17 +46,21 @@ class Recording:
             return cls(len(values), 1, {name: values})
         if name not in recording.norms:
             kinds = ", ".join(recording.norms) or "nothing"
-            raise ValueError(f"{where} has {kinds} and no {name!r}; record it with norms=({name!r},) or take another kind")
+            raise ValueError(
+                f"{where} has {kinds} and no {name!r}; record it with norms=({name!r},) or take another kind"
+            )
         return recording
 
     @property
     def multipliers(self) -> Array:
         """What the lr was, one value per step, the largest being 1; linear decay where it is not known."""
-        if not len(self.lrs) or not np.nanmax(self.lrs) > 0:
+        if not np.any(self.lrs > 0):
             return 1 - np.arange(self.total) / self.total
         at = np.arange(len(self.lrs)) * self.every
-        values: Array = np.interp(np.arange(self.total), at, self.lrs)
-        return values / values.max()
+        known = np.isfinite(self.lrs)
+        values: Array = np.interp(np.arange(self.total), at[known], self.lrs[known])
+        values /= values.max()
+        return values
 
     @property
     def clipped(self) -> float:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from .bounds import Array, Bound, bound_from_squares, stretched, tail_sums
 from .recording import Recording
-from .theory import Array, Bound, bound_from_squares, stretched, tail_sums
+from .schedule import Schedule
 
 if TYPE_CHECKING:
     from .recorder import GradNormRecorder
-    from .schedule import Schedule
 
 RecordedNorms: TypeAlias = "Sequence[float] | Array | str | os.PathLike[str] | Mapping[str, Any] | GradNormRecorder"
 
@@ -43,7 +43,7 @@ class Refined:
     @property
     def schedule(self) -> Schedule:
         """The multipliers as a Schedule of one phase, for a run of any length."""
-        raise NotImplementedError
+        return Schedule().table(self.nodes.tolist())
 
     def __str__(self) -> str:
         return f"gain {self.gain:.2f}, lr x {self.predicted_lr_ratio:.2f}: {self.advice}"
@@ -90,7 +90,7 @@ def refine(
     >>> refined.multipliers.round(6).tolist()
     [0.086085, 0.325472, 1.0, 0.698113, 0.396226, 0.09434, 0.004717, 0.0]
     >>> print(refine([1.0] * 100))
-    gain 1.00, lr x 1.00: keep linear decay: refinement will not pay here, the bound falls by 0 % only
+    gain 1.00, lr x 1.00: keep linear decay: refinement will not pay here, the bound falls by 0% only
     """
     if kind not in _KINDS:
         raise ValueError(f"refine: kind must be {', '.join(map(repr, _KINDS))}, got {kind!r}")
@@ -108,7 +108,8 @@ def refine(
     nodes = np.append(eta / eta.max(), 0.0)
 
     def on(length: int) -> Array:
-        return np.interp(np.arange(length) / length, np.linspace(0, 1, len(nodes)), nodes)
+        values: Array = np.interp(np.arange(length) / length, np.linspace(0, 1, len(nodes)), nodes)
+        return values
 
     def of(multipliers: Array) -> Bound:
         return bound_from_squares(multipliers, stretched(cost, len(multipliers)))
@@ -131,7 +132,7 @@ def weights_to_multipliers(weights: Array, drop_last: bool = True) -> Array:
 
 def linear_decay(total: int) -> Array:
     """1 - t/T."""
-    return 1 - np.arange(total) / total
+    return np.linspace(1, 0, total, endpoint=False)
 
 
 def filter_width(length: int, smoothing: float) -> int:
@@ -167,8 +168,8 @@ def _smooth(given: Array, kind: str, smoothing: float) -> Array:
         smooth = np.maximum(smooth, 1e-3 * np.median(smooth))  # momentum may step uphill for a while
     if smooth.min() <= 0:
         raise ValueError(
-            f"refine: norms must be > 0 after smoothing, got {smooth.min():g} at {smooth.argmin() / len(smooth):.0%} of "
-            "the run; leave out steps without gradient, or use a larger smoothing"
+            f"refine: norms must be > 0 after smoothing, got {smooth.min():g} at "
+            f"{smooth.argmin() / len(smooth):.0%} of the run; leave out steps without gradient, or smooth more"
         )
     return smooth
 
@@ -185,7 +186,7 @@ def _advice(gain: float, cost: Array, recording: Recording, name: str) -> str:
         )
     else:
         advice = f"may pay: the bound falls by {1 - gain:.0%}; compare it with linear decay"
-    if name == "l2" and recording.clipped > 0.5:
+    if name == "l2" and recording.optimizer and recording.clipped > 0.5:
         advice += (
             f". Clipping was active in {recording.clipped:.0%} of the steps and hides how the norms vary: "
             "record with a higher limit"

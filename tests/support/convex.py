@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from optzoo.schedulers.theory import Array
+from optzoo.schedulers.bounds import Array
 
 LRS = 2.0 ** np.arange(-2, 6.51, 0.5)
 Gradient = Callable[[int, Array, np.random.Generator], Array]
@@ -90,8 +91,10 @@ class Median:
         return np.full((lrs, seeds, self.d), 1 / np.sqrt(self.d))
 
 
-def train(problem, multipliers: Sequence[float], lrs: Sequence[float], seeds: int, stream: int) -> tuple[Array, Array]:
-    """Mean excess loss at the end, per lr, and the l2 norms of the gradients, per lr and step (mean square over seeds)."""
+def train(
+    problem: Any, multipliers: Sequence[float], lrs: Sequence[float], seeds: int, stream: int
+) -> tuple[Array, Array]:
+    """Mean excess loss at the end, per lr, and the l2 norms of the first seed's gradients, per lr and step."""
     rng = np.random.default_rng(stream)
     w = problem.start(len(lrs), seeds)
     lr = np.asarray(lrs)[:, None, None]
