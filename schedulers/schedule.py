@@ -173,7 +173,7 @@ class Schedule:
 
     def delay(self, steps: Steps) -> Schedule:
         """Stay at the start for so long first."""
-        return replace(self, phases=(Hold(parsesteps), *self.phases))
+        return replace(self, phases=(Hold(steps), *self.phases))
 
     def rescale(self, kappa: float) -> Schedule:
         """For a batch ``kappa`` times as large: lengths given in steps become 1/kappa of what they are.
