@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -222,8 +222,8 @@ class _Scaling(NamedTuple):
             return value.rescale(self.factor), f"lengths / {kappa}"
         return value, ""
 
-    def _average(self, name: str, beta: Any) -> float:
-        beta = float(_checked(name, beta, below=1))
+    def _average(self, name: str, given: Any) -> float:
+        beta: float = float(_checked(name, given, below=1))
         if beta == 0:  # which is no average
             return beta
         halflife: float = beta**self.factor

@@ -126,7 +126,7 @@ def weights_to_multipliers(weights: Array, drop_last: bool = True) -> Array:
     """η_t = w_t Σ_{q>t} w_q; with ``drop_last`` the last weight counts twice, and no multiplier is 0."""
     if drop_last:
         weights = np.append(weights, weights[-1])
-    eta = weights * np.append(tail_sums(weights)[1:], 0.0)
+    eta: Array = weights * np.append(tail_sums(weights)[1:], 0.0)
     return eta[:-1] if drop_last else eta
 
 
@@ -165,7 +165,7 @@ def _smooth(given: Array, kind: str, smoothing: float) -> Array:
     filled = stretched(np.interp(where, where[known], given[known]), min(len(given), _POINTS))
     smooth = median_filter(filled, filter_width(len(filled), smoothing))
     if kind == "update" and np.median(smooth) > 0:
-        smooth = np.maximum(smooth, 1e-3 * np.median(smooth))  # momentum may step uphill for a while
+        smooth = np.maximum(smooth, 0.1 * np.median(smooth))  # momentum may go uphill for a while
     if smooth.min() <= 0:
         raise ValueError(
             f"refine: norms must be > 0 after smoothing, got {smooth.min():g} at "
