@@ -148,9 +148,7 @@ class GradNormRecorder:
         groups = self.optimizer.param_groups
         if self._recording.total % self._recording.every:
             return
-        found = [
-            (group, p, _without_partial(p.grad)) for group in groups for p in group["params"] if p.grad is not None
-        ]
+        found = [(group, p, _placed_as(p.grad, p)) for group in groups for p in group["params"] if p.grad is not None]
         scale = getattr(self.optimizer, "grad_scale", None)  # a fused step under GradScaler unscales by itself
         sums = _over_shards([(g, g) for _, _, g in found], _norm_sums, 2)
         if scale is not None:
@@ -253,9 +251,11 @@ def _local(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
-def _without_partial(grad: Tensor) -> Tensor:
-    placements: Any = getattr(grad, "placements", ())
-    return grad.full_tensor() if any(p.is_partial() for p in placements) else grad  # type: ignore[attr-defined]
+def _placed_as(grad: Any, param: Any) -> Tensor:
+    """The gradient in its parameter's shards; it may come whole, or as a sum that is still to be made."""
+    if not hasattr(grad, "placements") or grad.placements == param.placements:
+        return grad  # type: ignore[no-any-return]
+    return grad.redistribute(placements=param.placements)  # type: ignore[no-any-return]
 
 
 def _sharded_over(tensor: Tensor) -> tuple[Any, tuple[int, ...]] | None:
