@@ -42,6 +42,10 @@ class Product(Phase):
         if not self.factors:
             raise ValueError("a product needs one schedule or more")
 
+    @property
+    def parts(self) -> tuple[Schedule, ...]:
+        return self.factors
+
     def bind(self, v0: float, begin: int, n: int | None, run: Run) -> Curve:
         curves = tuple(factor.resolve_in(replace(run, total=n)) for factor in self.factors)
         product = partial(_product, curves)
@@ -75,6 +79,10 @@ class Clip(Phase):
         if self.low is not None and self.high is not None and self.low > self.high:
             raise ValueError(f"clip needs low <= high, got low={self.low:g} and high={self.high:g}")
 
+    @property
+    def parts(self) -> tuple[Schedule, ...]:
+        return (self.schedule,)
+
     def bind(self, v0: float, begin: int, n: int | None, run: Run) -> Curve:
         low = -math.inf if self.low is None else self.low
         high = math.inf if self.high is None else self.high
@@ -104,6 +112,10 @@ class Head(Phase):
 
     def __post_init__(self) -> None:
         write(self, schedule=_schedule(self.schedule), steps=parse_steps(self.steps))
+
+    @property
+    def parts(self) -> tuple[Schedule, ...]:
+        return (self.schedule,)
 
     def bind(self, v0: float, begin: int, n: int | None, run: Run) -> Curve:
         total = self.total or (None if self.schedule.is_fixed else run.total)
@@ -148,6 +160,10 @@ class Repeat(Phase):
             raise ValueError(f"times must be an int >= 1, or None for as many as fit, got {self.times!r}")
         if self.times is not None and self.steps != "rest":
             raise ValueError(f"repeat takes times ({self.times}) or steps ({self.steps}), not both")
+
+    @property
+    def parts(self) -> tuple[Schedule, ...]:
+        return (self.block,)
 
     def length(self, run: Run) -> Fraction | None:
         if self.times is None:

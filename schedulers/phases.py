@@ -49,6 +49,11 @@ class Phase:
     begins_itself: ClassVar[bool] = False
     """Whether it has no use for v0."""
 
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """Schedules the phase holds."""
+        return ()
+
     def length(self, run: Run) -> Fraction | None:
         """Steps before rounding; None for the rest."""
         return exact_length(self.steps, run)  # type: ignore[attr-defined]
@@ -170,7 +175,7 @@ class To(Phase):
 
 
 def _on_the_way(x0: float, dx: float, v1: float, a: int, n: int, q: Curve, out_of: Curve, s: float) -> float:
-    p = (s + a) / n if n else 1.0
+    p = (s + a) / n if n > 0 else 1.0
     return out_of(x0 + dx * q(p)) if p < 1 else v1
 
 

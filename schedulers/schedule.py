@@ -87,7 +87,8 @@ class Schedule:
             space: what is straight: the value (``linear``, default), its ``log``, or for the decay factor of an average
                 its ``halflife``.
             grid: p at step s of n: ``left`` s/n (default; the target is met one step after the phase), ``open``
-                (s+1)/(n+1) (neither end is used), ``right`` (s+1)/n (the last step is at the target).
+                (s+1)/(n+1) (neither end is used), ``right`` (s+1)/n (the last step is at the target), ``closed``
+                s/(n-1) (both are used).
         """
         return self._with(To(value, steps, shape, space, grid))
 
@@ -297,6 +298,13 @@ class Schedule:
         return ", ".join(([] if self.start is None else [f"{self.start:g}"]) + [str(phase) for phase in self.phases])
 
     # Resolution
+
+    def uses(self, steps: str) -> bool:
+        """Whether any length is written so, here or in what phases hold."""
+        return any(
+            getattr(phase, "steps", None) == steps or any(part.uses(steps) for part in phase.parts)
+            for phase in self.phases
+        )
 
     @property
     def is_fixed(self) -> bool:

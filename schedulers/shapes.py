@@ -130,7 +130,7 @@ SPACES: dict[str, Space] = {
 
 # Grids: p at step s of n is (s + a) / (n + b)
 
-GRIDS: dict[str, tuple[int, int]] = {"left": (0, 0), "open": (1, 1), "right": (1, 0)}
+GRIDS: dict[str, tuple[int, int]] = {"left": (0, 0), "open": (1, 1), "right": (1, 0), "closed": (0, -1)}
 
 
 def choice(kind: str, name: Any, valid: Iterable[str]) -> None:
