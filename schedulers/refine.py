@@ -181,8 +181,7 @@ def _advice(gain: float, cost: Array, recording: Recording, name: str) -> str:
     elif cost[:half].sum() > cost[-half:].sum():
         advice = (
             f"compare it with linear decay before you rely on it: the bound falls by {1 - gain:.0%}, but large norms "
-            "come early, where the bound promises too much and refinement loses as often as it wins; begin with half "
-            "the predicted lr"
+            "come early, where the bound promises too much and refinement may lose; begin at the recorded run's lr"
         )
     else:
         advice = f"may pay: the bound falls by {1 - gain:.0%}; compare it with linear decay"

@@ -44,7 +44,7 @@ def test_adam(kappa: float, rule: str, betas: tuple[float, float]) -> None:
 def test_a_memory_that_cannot_be_so_short() -> None:
     with pytest.raises(ValueError, match=r"betas\[0\]=0.9 at 16 times .* would become -0.6.*halflife'.* 0.185302"):
         batch_scaling(ADAM, 16)
-    with pytest.raises(ValueError, match="momentum=0.5 at 2 times"):
+    with pytest.raises(ValueError, match=r"momentum=0.5 at 2 times"):
         batch_scaling(dict(lr=1.0, momentum=0.5, dampening=0), 2, betas="sde")
 
 
