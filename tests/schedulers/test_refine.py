@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from optzoo.schedulers.recording import Recording, save
 from optzoo.schedulers.refine import Refined, filter_width, median_filter, refine
 from support.convex import LRS, Logistic, Norm, best, train
 
+sgd = partial(refine, kind="sgd")
 VALLEY = [4.0, 2, 1, 1, 1, 1, 2, 4]
 
 
@@ -28,7 +30,7 @@ def paper(norms: Sequence[float], kind: str = "sgd") -> Array:
 def test_constant_norms_give_linear_decay() -> None:
     t = np.arange(100)
     np.testing.assert_allclose(paper([3.0] * 100), (99 - t) / 99, rtol=0, atol=1e-12)
-    refined = refine([3.0] * 100)
+    refined = sgd([3.0] * 100)
     np.testing.assert_allclose(refined.multipliers, (100 - t) / 100, rtol=0, atol=1e-12)
     assert (refined.gain, refined.predicted_lr_ratio) == pytest.approx((1, 1), rel=1e-9)
     for total in (100, 37, 1000):
@@ -64,12 +66,12 @@ def test_falling_norms_give_a_warmup(a: float, measured: float) -> None:
     peak = (int(paper(norms).argmax()) + 1) / 1000
     assert peak == pytest.approx(measured, abs=0.0015)
     assert peak == pytest.approx(law, abs=0.002)
-    assert refine(norms, smoothing=0).multipliers.argmax() / 1000 == pytest.approx(law, abs=0.002)
+    assert sgd(norms, smoothing=0).multipliers.argmax() / 1000 == pytest.approx(law, abs=0.002)
 
 
 @pytest.mark.parametrize("a", [0.0, -0.5])
 def test_rising_norms_give_none(a: float) -> None:
-    eta = refine(np.arange(1, 1001) ** -a, smoothing=0).multipliers
+    eta = sgd(np.arange(1, 1001) ** -a, smoothing=0).multipliers
     assert eta.argmax() == 0
     assert np.all(np.diff(eta) < 0)
 
@@ -77,17 +79,17 @@ def test_rising_norms_give_none(a: float) -> None:
 def test_scale_length_and_gaps_do_not_matter() -> None:
     rng = np.random.default_rng(1)
     norms = np.interp(np.arange(1000), [0, 200, 700, 999], [4.0, 1, 1, 3]) * np.exp(0.2 * rng.normal(size=1000))
-    one = refine(norms)
-    np.testing.assert_allclose(refine(1e-4 * norms).multipliers, one.multipliers, rtol=1e-9)
+    one = sgd(norms)
+    np.testing.assert_allclose(sgd(1e-4 * norms).multipliers, one.multipliers, rtol=1e-9)
     for total in (200, 1000, 5000):
-        again = refine(norms, total=total)
+        again = sgd(norms, total=total)
         np.testing.assert_array_equal(again.nodes, one.nodes)
         np.testing.assert_allclose(again.multipliers, again.schedule.resolve(total).array(), rtol=0, atol=1e-12)
         assert again.predicted_lr_ratio == pytest.approx(one.predicted_lr_ratio * math.sqrt(1000 / total), rel=0.02)
     gaps = norms.copy()
     gaps[[0, 100, 999]] = math.nan, math.inf, -math.inf
-    np.testing.assert_allclose(refine(gaps).multipliers, one.multipliers, rtol=0, atol=0.02)
-    short, long = (refine(np.interp(np.linspace(0, 1, n), [0, 0.2, 1], [4, 1, 3]), total=500) for n in (500, 40_000))
+    np.testing.assert_allclose(sgd(gaps).multipliers, one.multipliers, rtol=0, atol=0.02)
+    short, long = (sgd(np.interp(np.linspace(0, 1, n), [0, 0.2, 1], [4, 1, 3]), total=500) for n in (500, 40_000))
     assert len(long.nodes) == 10_001
     np.testing.assert_allclose(long.multipliers, short.multipliers, rtol=0, atol=0.02)
 
@@ -116,25 +118,25 @@ def test_recordings(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"norms{suffix}"
     save(linear, path)
     assert sorted(tmp_path.iterdir()) == [path]
-    expected = refine(norms)
+    expected = sgd(norms)
     for source in (path, str(path), linear.state(), json.loads(json.dumps(linear.state()))):
-        found = refine(source)
+        found = sgd(source)
         np.testing.assert_array_equal(found.multipliers, expected.multipliers)
         assert found.predicted_lr_ratio == pytest.approx(expected.predicted_lr_ratio, rel=1e-12)
     assert Schedule.refined(path, kind="sgd") == expected.schedule
     assert Schedule.from_list([{"refined": str(path), "kind": "sgd"}]) == expected.schedule
 
-    flat = refine(recorded(norms, np.full(200, 0.3)).state())
+    flat = sgd(recorded(norms, np.full(200, 0.3)).state())
     np.testing.assert_array_equal(flat.multipliers, expected.multipliers)
     assert flat.gain == expected.gain  # which is over linear decay, whatever the run had
     assert flat.predicted_lr_ratio > 1.5 * expected.predicted_lr_ratio
 
 
 def test_advice() -> None:
-    assert refine([1.0] * 50).advice.startswith("keep linear decay: refinement will not pay")
-    assert refine(np.linspace(1, 8, 50)).advice.startswith("may pay")
-    assert refine(np.linspace(8, 1, 50)).advice.startswith("compare it with linear decay before you rely on it")
-    clipped = refine(recorded(np.minimum(np.linspace(0.5, 3, 100), 1.0), np.ones(100)).state())
+    assert sgd([1.0] * 50).advice.startswith("keep linear decay: refinement will not pay")
+    assert sgd(np.linspace(1, 8, 50)).advice.startswith("may pay")
+    assert sgd(np.linspace(8, 1, 50)).advice.startswith("compare it with linear decay before you rely on it")
+    clipped = sgd(recorded(np.minimum(np.linspace(0.5, 3, 100), 1.0), np.ones(100)).state())
     assert "Clipping was active in 80% of the steps" in clipped.advice
     assert str(clipped) == f"gain {clipped.gain:.2f}, lr x {clipped.predicted_lr_ratio:.2f}: {clipped.advice}"
 
@@ -152,7 +154,7 @@ def study(problem: Any, total: int, lrs: Array) -> Study:
     """Record the best run with linear decay, refine, and train anew on fresh seeds, each at its best lr."""
     linear = 1 - np.arange(total) / total
     losses, norms = train(problem, linear, lrs, seeds=6, stream=1)
-    refined = refine(norms[int(losses.argmin())])
+    refined = sgd(norms[int(losses.argmin())])
     schedules = {
         "flat": np.ones(total),
         "cosine": 0.5 + 0.5 * np.cos(np.pi * np.arange(total) / total),
@@ -212,26 +214,27 @@ ONES = [1.0] * 20
     ("call", "error", "message"),
     [
         (lambda _: refine(ONES, "adamw"), ValueError, "kind must be 'sgd', 'adam', 'update', got 'adamw'"),
-        (lambda _: refine(ONES[:7]), ValueError, "at least 8 finite numbers, got 7"),
-        (lambda _: refine([math.nan] * 13 + ONES[:7]), ValueError, "at least 8 finite numbers, got 7"),
-        (lambda _: refine([0.0] * 20), ValueError, "norms must be > 0 after smoothing, got 0 at 0% of the run"),
+        (lambda _: refine(ONES), TypeError, "missing 1 required positional argument: 'kind'"),
+        (lambda _: sgd(ONES[:7]), ValueError, "at least 8 finite numbers, got 7"),
+        (lambda _: sgd([math.nan] * 13 + ONES[:7]), ValueError, "at least 8 finite numbers, got 7"),
+        (lambda _: sgd([0.0] * 20), ValueError, "norms must be > 0 after smoothing, got 0 at 0% of the run"),
         (lambda _: refine([-1.0] * 20, "update"), ValueError, "norms must be > 0"),
         (
-            lambda _: refine(ONES, smoothing=1),
+            lambda _: sgd(ONES, smoothing=1),
             ValueError,
             r"smoothing must be a fraction of the run in \[0, 1\), got 1",
         ),
-        (lambda _: refine(ONES, smoothing=True), ValueError, "got True"),
-        (lambda _: refine(ONES, total=0), ValueError, "total must be a whole number of steps >= 1, got 0"),
-        (lambda _: refine(ONES, total=10.5), ValueError, "got 10.5"),
-        (lambda _: refine([ONES]), ValueError, r"one per step, got shape \(1, 20\)"),
-        (lambda _: refine(object()), ValueError, "norms must be numbers, a recording or the path of one"),
-        (lambda _: refine({"l2": ONES}), ValueError, "not a recording of gradient norms: it has no 'T'"),
-        (lambda path: refine(path / "norms.csv"), ValueError, "path must end in .json or .npz"),
-        (lambda path: refine(path / "none.json"), FileNotFoundError, "none.json"),
-        (lambda path: refine(written(path, "{")), ValueError, "is not a recording of gradient norms"),
-        (lambda path: refine(written(path, "[]")), ValueError, "but a list"),
-        (lambda path: refine(written(path, '{"T": 1, "every": 1, "lr": [], "version": 2}')), ValueError, "version 2"),
+        (lambda _: sgd(ONES, smoothing=True), ValueError, "got True"),
+        (lambda _: sgd(ONES, total=0), ValueError, "total must be a whole number of steps >= 1, got 0"),
+        (lambda _: sgd(ONES, total=10.5), ValueError, "got 10.5"),
+        (lambda _: sgd([ONES]), ValueError, r"one per step, got shape \(1, 20\)"),
+        (lambda _: sgd(object()), ValueError, "norms must be numbers, a recording or the path of one"),
+        (lambda _: sgd({"l2": ONES}), ValueError, "not a recording of gradient norms: it has no 'T'"),
+        (lambda path: sgd(path / "norms.csv"), ValueError, "path must end in .json or .npz"),
+        (lambda path: sgd(path / "none.json"), FileNotFoundError, "none.json"),
+        (lambda path: sgd(written(path, "{")), ValueError, "is not a recording of gradient norms"),
+        (lambda path: sgd(written(path, "[]")), ValueError, "but a list"),
+        (lambda path: sgd(written(path, '{"T": 1, "every": 1, "lr": [], "version": 2}')), ValueError, "version 2"),
         (
             lambda _: refine(recorded(np.ones(20), np.ones(20)).state(), "adam"),
             ValueError,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from optzoo.optimizers import AdamW, Cautious, Lookahead
 from optzoo.schedulers.recorder import GradNormRecorder
 from optzoo.schedulers.recording import load
 from optzoo.schedulers.refine import refine
+
+sgd = partial(refine, kind="sgd")
 
 
 def network(seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -248,7 +251,7 @@ def test_save_and_go_on(tmp_path: Path, suffix: str) -> None:
     go_on(optimizer, w, range(90, 150))
     assert second.state_dict() == whole.state_dict()
     assert whole.state_dict().keys() == {"version", "T", "every", "optimizer", "clip", "l1", "l2", "lr"}
-    np.testing.assert_array_equal(refine(second).multipliers, refine(whole.state_dict()).multipliers)
+    np.testing.assert_array_equal(sgd(second).multipliers, sgd(whole.state_dict()).multipliers)
 
 
 def test_remove() -> None:
@@ -270,7 +273,7 @@ def test_clipping_is_noticed(tmp_path: Path) -> None:
         optimizer.step()
     with pytest.warns(UserWarning, match=r"the l2 norm is at its largest value in \d+% of the steps, as clipping"):
         recorder.save(tmp_path / "norms.json")
-    assert "Clipping was active" in refine(tmp_path / "norms.json").advice
+    assert "Clipping was active" in sgd(tmp_path / "norms.json").advice
     assert "Clipping" not in refine(tmp_path / "norms.json", "adam").advice
 
 
@@ -294,8 +297,8 @@ SGD = torch.optim.SGD([W], lr=0.1)
             "this recorder l2; make it",
         ),
         (lambda: run(9)[0].load_state_dict({}), ValueError, "not a recording of gradient norms: it has no 'T'"),
-        (lambda: refine(run(9, norms=["l1"])[0]), ValueError, "has l1 and no 'l2'"),
-        (lambda: refine(run(3)[0]), ValueError, "at least 8 finite numbers, got 3; record a longer run"),
+        (lambda: sgd(run(9, norms=["l1"])[0]), ValueError, "has l1 and no 'l2'"),
+        (lambda: sgd(run(3)[0]), ValueError, "at least 8 finite numbers, got 3; record a longer run"),
     ],
 )
 def test_errors(call: Callable[[], Any], error: type[Exception], message: str) -> None:
