@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -253,3 +255,22 @@ DECAY = Schedule().to(0)
 def test_errors(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_no_torch_is_needed() -> None:
+    """For tools that plan runs: only the recorder imports it."""
+    code = (
+        "import sys; sys.modules['torch'] = None; from optzoo.schedulers import Schedule;"
+        "from optzoo.schedulers.theory import plan_extension;"
+        "from optzoo.schedulers.batch_scaling import batch_scaling;"
+        "from optzoo.schedulers.refine import refine; s = refine([1.0] * 8, 'sgd').schedule;"
+        "plan_extension(s, 8, 16); batch_scaling(dict(lr=1.0, betas=(0.9, 0.99), schedule=s), 2)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_extend_of_a_schedule() -> None:
+    wsd = Schedule(0).to(1, 50).hold().to(0, 0.2)
+    plans = plan_extension(wsd, 1000, 1500, at=700)
+    for plan in ("cooldown", "step", "optimal"):
+        assert wsd.extend(1000, 1500, 700, plan=plan) == getattr(plans, plan).schedule
