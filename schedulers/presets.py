@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from typing_extensions import Unpack
 
 from . import recipes
+from .lengths import Steps
 from .recipes import Ramp
 from .schedule import Schedule
 from .scheduler import Scheduler, SchedulerOptions
@@ -51,11 +52,7 @@ class ConstantWarmup(Preset):
     schedule = staticmethod(recipes.constant)
 
     def __init__(
-        self,
-        optimizer: Optimizer,
-        total: int | None = None,
-        warmup: int | float | str = 0,
-        **options: Unpack[PresetOptions],
+        self, optimizer: Optimizer, total: int | None = None, warmup: Steps = 0, **options: Unpack[PresetOptions]
     ) -> None:
         self._begin(optimizer, total, options, warmup=warmup)
 
@@ -78,7 +75,7 @@ class Linear(Preset):
         self,
         optimizer: Optimizer,
         total: int | None,
-        warmup: int | float | str = 0,
+        warmup: Steps = 0,
         end: float = 0.0,
         **options: Unpack[PresetOptions],
     ) -> None:
@@ -101,7 +98,7 @@ class Cosine(Preset):
         self,
         optimizer: Optimizer,
         total: int | None,
-        warmup: int | float | str = 0,
+        warmup: Steps = 0,
         end: float = 0.0,
         **options: Unpack[PresetOptions],
     ) -> None:
@@ -128,8 +125,8 @@ class WSD(Preset):
         self,
         optimizer: Optimizer,
         total: int | None,
-        warmup: int | float | str = 0,
-        cooldown: int | float | str = 0.2,
+        warmup: Steps = 0,
+        cooldown: Steps = 0.2,
         shape: str = "linear",
         end: float = 0.0,
         **options: Unpack[PresetOptions],
@@ -154,7 +151,7 @@ class InverseSqrt(Preset):
         self,
         optimizer: Optimizer,
         total: int | None = None,
-        warmup: int | float | str = 0,
+        warmup: Steps = 0,
         timescale: float | None = None,
         **options: Unpack[PresetOptions],
     ) -> None:
@@ -176,7 +173,7 @@ class Polynomial(Preset):
         self,
         optimizer: Optimizer,
         total: int | None,
-        warmup: int | float | str = 0,
+        warmup: Steps = 0,
         power: float = 1.0,
         end: float = 0.0,
         **options: Unpack[PresetOptions],
@@ -200,7 +197,7 @@ class Exponential(Preset):
         self,
         optimizer: Optimizer,
         total: int | None,
-        warmup: int | float | str = 0,
+        warmup: Steps = 0,
         end: float = 0.1,
         gamma: float | None = None,
         **options: Unpack[PresetOptions],
@@ -227,8 +224,8 @@ class CosineRestarts(Preset):
         self,
         optimizer: Optimizer,
         total: int | None,
-        warmup: int | float | str = 0,
-        first: int | float | str = 0.25,
+        warmup: Steps = 0,
+        first: Steps = 0.25,
         stretch: float = 1.0,
         scale: float = 1.0,
         end: float = 0.0,
@@ -259,10 +256,10 @@ class Power(Preset):
         self,
         optimizer: Optimizer,
         total: int | None,
-        warmup: int | float | str = 0,
-        stable: int | float | str = 0,
+        warmup: Steps = 0,
+        stable: Steps = 0,
         power: float = 0.51,
-        cooldown: int | float | str = 0.1,
+        cooldown: Steps = 0.1,
         shape: str = "linear",
         end: float = 0.0,
         **options: Unpack[PresetOptions],
@@ -300,7 +297,7 @@ class OneCycle(Preset):
         self,
         optimizer: Optimizer,
         total: int | None,
-        warmup: int | float | str = 0.3,
+        warmup: Steps = 0.3,
         start: float = 0.04,
         end: float = 4e-6,
         warmup_shape: str = "cosine",

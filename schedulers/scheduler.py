@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypedDict
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -210,6 +211,7 @@ class Scheduler(LRScheduler):
         """Set the clock, by default to the next step, and write what the schedule says; SequentialLR calls it with
         0."""
         t = self.last_epoch + 1 if epoch is None else epoch
+        self._heard = 0
         values = self.values(t)  # raises before anything is changed
         self._warn_of_end(t)
         self.last_epoch = t
@@ -337,8 +339,13 @@ class _Listener:
 
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         scheduler = self._scheduler()
-        if scheduler is not None:
+        if scheduler is None:
+            return
+        if not torch.compiler.is_compiling():
             scheduler._optimizer_stepped(optimizer)
+        elif scheduler._clock == "optimizer":  # out of the graph, which would else be made anew for every value
+            disable: Any = torch.compiler.disable
+            disable(scheduler._optimizer_stepped)(optimizer)
 
 
 def _overrides(given: Any) -> dict[str, Track]:

@@ -25,13 +25,26 @@ from optzoo.schedulers import (
     Scheduler,
 )
 
+pytestmark = pytest.mark.filterwarnings("ignore:the schedule ended at")
+
 HF = dict(warmup=10, compat="hf")
 
 CLOSED_FORMS: dict[str, tuple[Schedule, int | None, dict[int, float]]] = {
     "linear": (
         Linear.schedule(**HF),
         100,
-        {0: 0, 5: 0.5, 10: 1, 11: 0.9888888889, 32: 0.7555555556, 55: 0.5, 77: 0.2555555556, 99: 0.0111111111, 100: 0, 200: 0},
+        {
+            0: 0,
+            5: 0.5,
+            10: 1,
+            11: 0.9888888889,
+            32: 0.7555555556,
+            55: 0.5,
+            77: 0.2555555556,
+            99: 0.0111111111,
+            100: 0,
+            200: 0,
+        },
     ),
     "cosine": (
         Cosine.schedule(**HF),
