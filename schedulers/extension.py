@@ -81,7 +81,7 @@ def plan_extension(schedule: ScheduleLike, total: int | None, new_total: int, at
         total: T, number of steps of the short run. Default None: the number of multipliers.
         new_total: number of steps of the long run, > T.
         at: the step of the checkpoint to go on from, where no later multiplier is larger. Default None: where the
-            cooldown begins.
+            cooldown begins, which for a schedule that falls from its first step is step 0.
 
     Raises:
         ValueError: new_total or at out of range, a schedule that never falls, or an ``at`` inside the warmup.
