@@ -24,9 +24,9 @@ class GradNormRecorder:
 
     It is a hook of the optimizer's step, so gradients are accumulated, unscaled, all-reduced and clipped as the
     optimizer sees them; of a closure, its first evaluation counts. Works with every torch optimizer, those around
-    others (:class:`optzoo.optimizers.Lookahead`), GradScaler also with fused steps, DDP and DTensors (FSDP2), where a
-    step costs one all-reduce of a few numbers on all ranks. Shards that are plain tensors, as those of the older
-    ``FullyShardedDataParallel``, look like whole parameters and are not summed.
+    others (:class:`optzoo.optimizers.Lookahead`), prepared by Lightning or Accelerate, GradScaler also with fused
+    steps, DDP and DTensors (FSDP2), where a step costs one all-reduce of a few numbers on all ranks. Shards that are
+    plain tensors, as those of the older ``FullyShardedDataParallel``, look like whole parameters and are not summed.
 
     Norms are over all parameters. A step where they are not finite is left out: nan in the arrays, null in the file.
 
@@ -64,6 +64,8 @@ class GradNormRecorder:
         owner = type(self).__name__
         if not hasattr(optimizer, "register_step_pre_hook"):
             raise TypeError(f"{owner}: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+            optimizer = inner  # Lightning and Accelerate hand out optimizers around the one that steps
         names = (norms,) if isinstance(norms, str) else tuple(norms)
         if not names or not set(names) <= set(NORMS):
             raise ValueError(f"{owner}: norms must be some of {', '.join(map(repr, NORMS))}, got {norms!r}")
