@@ -32,6 +32,12 @@ class Preset(Scheduler):
     Raises:
         ValueError: lengths that do not fit the total, with the numbers; an argument out of its range.
         TypeError: not an optimizer; an unknown option.
+
+    >>> import torch
+    >>> optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))], lr=1e-3)
+    >>> scheduler = WSD(optimizer, total=10_000, warmup=500, cooldown=0.2, shape="sqrt", clock="optimizer")
+    >>> scheduler.value_at(5_000), WSD.schedule(warmup=500).resolve(10_000)(9_000)
+    ([0.001], 0.5)
     """
 
     schedule: ClassVar[Callable[..., Schedule]]
@@ -46,6 +52,7 @@ class Preset(Scheduler):
 
 class ConstantWarmup(Preset):
     """Warm-up, then the base learning rate.
+
     Its arguments are those of :class:`Preset`.
     """
 
@@ -61,8 +68,8 @@ class Linear(Preset):
     """Warm-up, then linear decay: when to stop is known, so take this one.
 
     Optimal Linear Decay Learning Rate Schedules and Further Refinements (Defazio, Cutkosky, Mehta & Mishchenko, 2023,
-    arXiv:2310.07831): of all schedules it has the best worst-case bound for the last iterate, and it wins in most of
-    their experiments.
+    arXiv:2310.07831): of all schedules it has the best worst-case bound for the last iterate, and in most of their
+    experiments it matches or beats the others.
 
     Args:
         end: multiplier one step after the last, >= 0. Default 0.
@@ -109,7 +116,7 @@ class WSD(Preset):
     """Warm-up, stable, decay: constant, then a cooldown, so that a run can be prolonged from before it.
 
     MiniCPM (Hu et al., 2024, arXiv:2404.06395); Scaling Laws and Compute-Optimal Training Beyond Fixed Training
-    Durations (Hägele et al., 2024, arXiv:2405.18392), where 20 % of ``"sqrt"`` cooldown match a tuned cosine.
+    Durations (Hägele et al., 2024, arXiv:2405.18392), where 10 to 20 % of ``"sqrt"`` cooldown do as well as a cosine.
 
     Args:
         cooldown: length of the cooldown. Default 0.2 of the total, theirs.

@@ -26,8 +26,7 @@ class Schedule:
 
     Lengths (``steps``): an int; a fraction of the total (``0.2`` or ``"20%"``); epochs (``"3ep"``); ``"untuned"``,
     which is 2/(1-β2) of the optimizer (arXiv:1910.04209); ``"rest"``, what the other phases leave. Next to a rest every
-    fraction is rounded by itself, halves up; without one the boundaries are, so that fractions that sum to 1 cover the
-    total.
+    fraction is rounded by itself, halves up; without one the boundaries are, so fractions of sum 1 cover the total.
 
     Args:
         start: value at the beginning, a multiplier of the base learning rate. Default 1. None makes a tail, which

@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from optzoo.schedulers import WSD, Schedule, Scheduler
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:.*(num_workers|log_every_n|pin_memory|sanity|GPU)"
+    "ignore::FutureWarning",
+    "ignore::DeprecationWarning",
+    "ignore:.*(num_workers|log_every_n|args parameter|ckpt_path|not resumable)",
 )
 EXACT = [0, 0.05, 0.1, 0.1, 0.1, 0.1, 0.0553, 0.0368, 0.0225, 0.0106]
 PHASES: list[dict[str, Any]] = [
@@ -183,14 +185,19 @@ def test_hugging_face(clock: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("clock", ["calls", "optimizer"])
-def test_accelerate(clock: str) -> None:
+@pytest.mark.parametrize("first", ["optimizer", "scheduler"])
+def test_accelerate(first: str, clock: str) -> None:
     """Its scheduler counts steps of its own while gradients accumulate, and stops at an attribute total_steps."""
     accelerate = pytest.importorskip("accelerate")
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
     layer = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    if first == "optimizer":  # prepared before the scheduler is made of it
+        layer, optimizer = accelerator.prepare(layer, optimizer)
     scheduler = WSD(optimizer, 10, 0.2, 0.5, "sqrt", compat="hf", clock=clock)
-    layer, optimizer, prepared = accelerator.prepare(layer, optimizer, scheduler)
+    if first == "scheduler":
+        layer, optimizer = accelerator.prepare(layer, optimizer)
+    prepared = accelerator.prepare(scheduler)
     used = []
     for batch in range(20):
         with accelerator.accumulate(layer):

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch.optim import lr_scheduler as torch_lr
 
+from optzoo.optimizers import AdamW, Lookahead
 from optzoo.schedulers import WSD, Cosine, Linear, Schedule, Scheduler
 
 TRACKS = {
@@ -67,6 +68,27 @@ def test_resumed_at_any_step_is_unbroken(clock: str, tmp_path: Path) -> None:
             assert run(second, resumed, 20 - at) == expected[at:]
         assert torch.equal(second.param_groups[0]["params"][0], whole.param_groups[0]["params"][0])
         assert resumed.get_last_values() == scheduler_values(whole)
+
+
+def test_own_optimizers_and_wrappers(tmp_path: Path) -> None:
+    def fresh() -> tuple[torch.optim.Optimizer, Scheduler]:
+        torch.manual_seed(0)
+        optimizer = Lookahead([torch.nn.Parameter(torch.randn(3))], AdamW, k=3, lr=0.1, weight_decay=0.1)
+        tracks = {"betas[0]": {"mode": "set", "schedule": [{"start": 0.8, "to": 0.95, "space": "halflife"}]}}
+        return optimizer, Linear(optimizer, 12, tracks={"weight_decay": "follow", **tracks})
+
+    whole, scheduler = fresh()
+    expected = run(whole, scheduler, 12)
+    first, scheduler = fresh()
+    run(first, scheduler, 5)
+    state = saved(tmp_path / "run.pt", first, scheduler)
+    second, resumed = fresh()
+    second.param_groups[0]["params"][0].data.copy_(first.param_groups[0]["params"][0].data)
+    second.load_state_dict(state["optimizer"])
+    resumed.load_state_dict(state["scheduler"])
+    assert run(second, resumed, 7) == expected[5:]
+    assert torch.equal(second.param_groups[0]["params"][0], whole.param_groups[0]["params"][0])
+    assert second.param_groups[0]["betas"] == whole.param_groups[0]["betas"] == (0.95, 0.999)
 
 
 def scheduler_values(optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:

@@ -400,11 +400,14 @@ def test_copies_go_on_alone() -> None:
     for clone in (copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))):
         for clock in ("calls", "optimizer"):
             optimizer = sgd()
-            scheduler = WSD(optimizer, 20, 2, clock=clock)
+            optimizer.param_groups[0] |= {"lr_scale": 0.5, "weight_decay": 0.2}
+            scheduler = WSD(optimizer, 20, 2, clock=clock, tracks={"weight_decay": "follow"})
             run(optimizer, scheduler, 7)
             twin = clone(scheduler)
             assert run(twin.optimizer, twin, 13) == pytest.approx(run(optimizer, scheduler, 13))
             assert twin.optimizer is not optimizer
+            assert twin.value_at(18) == pytest.approx([0.1 * 0.5 * 0.5])
+            assert twin.value_at(18, "weight_decay") == pytest.approx([0.1])
 
 
 # Edge values at which torch fails or goes wrong
