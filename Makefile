@@ -8,8 +8,8 @@ SOURCES := $(shell find optimizers schedulers integrations compare -name '*.py' 
 demo: .venv/installed  ## train real data with every optimizer and print the comparison
 	$(BIN)/optzoo compare run --quick
 
-test: .venv/installed  ## every test
-	$(BIN)/python -m pytest
+test: .venv/installed  ## every test, on all cores
+	$(BIN)/python -m pytest --numprocesses logical --dist worksteal
 
 check: lint types test  ## what CI runs
 

@@ -8,6 +8,9 @@ import shutil
 import sys
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # one test per core, each with one thread; before anything imports torch
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
