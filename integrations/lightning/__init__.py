@@ -1,0 +1,7 @@
+"""Lightning: callbacks and the command line, for ``lightning`` 2.6 or newer (``pip install 'optzoo[lightning]'``)."""
+
+from .._requirements import require
+
+require("lightning", "lightning", __name__)
+
+from .update_norms import UpdateNormMonitor as UpdateNormMonitor  # noqa: E402
