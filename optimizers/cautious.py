@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -18,7 +18,7 @@ from .core.scalars import Namespace
 from .core.scaled import Scaled, reduce_counts
 from .core.tensorlist import TensorList
 from .core.transforms import cautious
-from .core.wrapper import OptimizerWrapper
+from .core.wrapper import Base, OptimizerWrapper
 from .lion import Lion
 
 
@@ -127,7 +127,7 @@ class Cautious(OptimizerWrapper):
     def __init__(
         self,
         params: ParamsT | torch.optim.Optimizer,
-        base: Callable[[Iterable[Any]], torch.optim.Optimizer] | None = None,
+        base: Base | None = None,
         *,
         cautious: bool = True,
         cautious_scale: str | None = "floor",

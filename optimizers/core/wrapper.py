@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,8 +12,12 @@ from torch.optim.optimizer import ParamsT
 
 from .checkpoints import like
 from .eager import EagerFrame, eager
+from .optimizer import Optimizer
 from .options import Rule, describe, validate
 from .rule import working_dtype
+
+Base: TypeAlias = Callable[[Iterable[Any]], Optimizer] | Callable[[Iterable[Any]], torch.optim.Optimizer]
+"""What makes an optimizer of parameters. Command lines look short names up in this order: AdamW is that of optzoo."""
 
 
 class OptimizerWrapper(torch.optim.Optimizer):
@@ -50,7 +54,7 @@ class OptimizerWrapper(torch.optim.Optimizer):
     def __init__(
         self,
         params: ParamsT | torch.optim.Optimizer,
-        base: Callable[[Iterable[Any]], torch.optim.Optimizer] | None,
+        base: Base | None,
         base_options: Mapping[str, Any],
         **options: Any,
     ) -> None:
