@@ -4,4 +4,5 @@ from .._requirements import require
 
 require("lightning", "lightning", __name__)
 
+from .cli import OptimizerCLI as OptimizerCLI  # noqa: E402
 from .update_norms import UpdateNormMonitor as UpdateNormMonitor  # noqa: E402
