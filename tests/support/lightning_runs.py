@@ -1,0 +1,108 @@
+"""Small runs of Lightning's Trainer, in this process and in ranks that share the work."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as lightning
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
+from torch.utils.data import DataLoader, TensorDataset
+
+from .problems import tensors
+
+QUIET: dict[str, Any] = dict(
+    accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1
+)
+
+
+class Regression(lightning.LightningModule):
+    """Two layers and a norm in float64, ten batches; validation keeps the weights it saw."""
+
+    def __init__(self, make: Any = None, batch_size: int = 4) -> None:
+        super().__init__()
+        self.network = nn.Sequential(nn.Linear(3, 5), nn.LayerNorm(5), nn.Linear(5, 1)).double()
+        for p, t in zip(self.network.parameters(), tensors([p.shape for p in self.network.parameters()]), strict=True):
+            p.data.copy_(t)
+        self.make, self.batch_size = make, batch_size
+        self.seen: list[dict[str, Tensor]] = []
+        self.lrs: list[float] = []
+
+    def training_step(self, batch: list[Tensor], index: int) -> Tensor:
+        optimizer = self.optimizers()
+        self.lrs.append(float(optimizer.param_groups[0]["lr"]))
+        return (self.network(batch[0]) - 1).square().mean()
+
+    def validation_step(self, batch: list[Tensor], index: int) -> None:
+        self.seen.append(whole_state(self))
+
+    def test_step(self, batch: list[Tensor], index: int) -> None:
+        self.seen.append(whole_state(self))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        (x,) = tensors([(40, 3)], seed=1)
+        part = slice(self.global_rank, None, self.trainer.world_size)
+        return DataLoader(TensorDataset(x[part]), self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(tensors([(2, 3)], seed=2)[0]), 1)
+
+    test_dataloader = val_dataloader
+
+
+class Trained(Regression):
+    """With an optimizer of its own."""
+
+    def configure_optimizers(self) -> Any:
+        return self.make(self.parameters())
+
+
+class Sharded(Regression):
+    """With layers that every rank has a part of."""
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            fully_shard(self.network, mesh=self.device_mesh["data_parallel"])
+
+
+def whole_state(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of the parameters, gathered."""
+    state = {name: p.detach() for name, p in module.named_parameters()}
+    return {name: p.full_tensor() if hasattr(p, "full_tensor") else p.clone() for name, p in state.items()}
+
+
+# What the ranks do
+
+
+def two_ranks_trainer(directory: Path, rank: int, **options: Any) -> dict[str, Any]:
+    """Options of a Trainer whose two processes there are already."""
+    os.environ["LOCAL_RANK"] = str(rank)
+    return {**QUIET, "devices": 2, "use_distributed_sampler": False, "default_root_dir": str(directory), **options}
+
+
+def cli_on_ranks(rank: int, directory: Path) -> None:
+    """Every case of ``CLI_CASES`` with FSDP2 by command line; the weights it gets to."""
+    from optzoo.integrations.lightning import OptimizerCLI
+
+    strategy = {
+        "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
+        "init_args": {"data_parallel_size": 2, "tensor_parallel_size": 1},
+    }
+    trainer = two_ranks_trainer(directory, rank, strategy=strategy, max_epochs=1, enable_checkpointing=False)
+    ends = {}
+    for name, arguments in CLI_CASES.items():
+        config = {"fit": {**arguments, "trainer": trainer, "model": {"batch_size": 2}}, "subcommand": "fit"}
+        cli = OptimizerCLI(Sharded, args=config, save_config_callback=None, seed_everything_default=0)
+        ends[name] = whole_state(cli.model)
+    if rank == 0:
+        torch.save(ends, directory / "ends.pt")
+
+
+CLI_CASES: dict[str, dict[str, Any]] = {
+    "AdamW": {"optimizer": {"class_path": "AdamW", "init_args": {"lr": 0.1, "weight_decay": 0.1}}},
+    "PSGD": {"optimizer": {"class_path": "PSGD", "init_args": {"lr": 0.01, "weight_decay": 0.1}}},
+    "Lookahead(DoG)": {"optimizer": {"class_path": "Lookahead", "init_args": {"k": 3, "base": {"class_path": "DoG"}}}},
+}
