@@ -4,7 +4,9 @@ from .._requirements import require
 
 require("lightning", "lightning", __name__)
 
+from .cli import OptimizerCLI as OptimizerCLI  # noqa: E402
+from .schedules import GradNormCallback as GradNormCallback  # noqa: E402
+from .schedules import ScheduleCallback as ScheduleCallback  # noqa: E402
+from .update_norms import UpdateNormMonitor as UpdateNormMonitor  # noqa: E402
 from .weights import AveragedWeightsCallback as AveragedWeightsCallback  # noqa: E402
 from .weights import SlowWeightsCallback as SlowWeightsCallback  # noqa: E402
-from .cli import OptimizerCLI as OptimizerCLI  # noqa: E402
-from .update_norms import UpdateNormMonitor as UpdateNormMonitor  # noqa: E402

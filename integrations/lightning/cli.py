@@ -19,9 +19,13 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from optzoo.optimizers import list_optimizers, optimizer_info, param_groups
 from optzoo.optimizers.core.options import nearest
 from optzoo.optimizers.core.wrapper import Base
+from optzoo.schedulers import Scheduler, presets  # noqa: F401  # presets: short names are those of imported classes
 
-LRScheduler: TypeAlias = (
-    Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
+from .schedules import steps_of
+
+_Schedule: TypeAlias = (  # in the order in which short names are looked up
+    Callable[[torch.optim.Optimizer], Scheduler]
+    | Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler]
     | Callable[[torch.optim.Optimizer], ReduceLROnPlateau]
 )
 
@@ -70,7 +74,7 @@ class OptimizerCLI(LightningCLI):
         super().add_core_arguments_to_parser(parser)
         self.auto_configure_optimizers = False  # Lightning would add these two and make them before the model is set up
         parser.add_argument("--optimizer", type=Base | None, help="An optimizer of optzoo or torch.")
-        parser.add_argument("--lr_scheduler", type=LRScheduler | None, help="A schedule, which steps every batch.")
+        parser.add_argument("--lr_scheduler", type=_Schedule | None, help="A schedule, which steps every batch.")
         parser.add_argument(
             "--groups",
             type=dict[str, Any] | None,
@@ -137,5 +141,5 @@ def _schedule(make: Callable[..., Any], optimizer: torch.optim.Optimizer, module
     """The schedule, as long as the run unless its length is configured."""
     keywords = getattr(make, "keywords", {})
     if "total" in keywords and keywords["total"] is None:
-        return make(optimizer, total=int(module.trainer.estimated_stepping_batches))
+        return make(optimizer, total=steps_of(module.trainer))
     return make(optimizer)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from optzoo.schedulers import GradNormRecorder, Schedule, Scheduler, read_schedule
+from optzoo.schedulers import Schedule, Scheduler, read_schedule
+from optzoo.schedulers.recorder import GradNormRecorder
 
 
 class ScheduleCallback(Callback):
@@ -75,9 +76,7 @@ class GradNormCallback(Callback):
     PosixPath('norms.json')
     """
 
-    def __init__(
-        self, path: str | Path | None = None, norms: tuple[str, ...] = ("l1", "l2"), every: int = 1
-    ) -> None:
+    def __init__(self, path: str | Path | None = None, norms: tuple[str, ...] = ("l1", "l2"), every: int = 1) -> None:
         self.path = None if path is None else Path(path)
         self.norms, self.every = norms, every
         self.recorder: GradNormRecorder | None = None
