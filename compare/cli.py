@@ -6,6 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from optzoo.schedulers.cli import add_commands as add_schedule_commands
+
 from .api import compare
 from .errors import UsageError, require
 
@@ -34,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="optzoo", description="PyTorch optimizers, compared.")
-    topics = parser.add_subparsers(title="commands", required=True, metavar="compare")
+    topics = parser.add_subparsers(title="commands", required=True, metavar="compare | schedule")
     verbs = topics.add_parser("compare", help="compare optimizers on bundled problems").add_subparsers(
         title="commands", required=True, metavar="run | list"
     )
@@ -56,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     list_ = verbs.add_parser("list", help="name the problems and the optimizers")
     list_.set_defaults(command=_list)
     list_.add_argument("what", nargs="?", choices=["problems", "optimizers"], help="default: both")
+    add_schedule_commands(topics)
     return parser
 
 

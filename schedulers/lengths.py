@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any, TypeAlias
 
 Steps: TypeAlias = "int | float | str | None"
@@ -119,13 +119,12 @@ def share_out(exact: Sequence[Fraction | None], names: Sequence[str], total: int
     parts = [
         f"{'the rest' if length is None else half_up(length)} {name}" for length, name in zip(exact, names, strict=True)
     ]
-    needed = sum((length for length in exact if length is not None), Fraction(0))
+    ends = list(accumulate((length or Fraction(0) for length in exact), initial=Fraction(0)))
+    needed = ends[-1]
     if not rests:
-        bounds = [half_up(sum(map(Fraction, exact[:i]), Fraction(0))) for i in range(len(exact) + 1)]  # type:
-        ignore[arg - type]
         if total is not None and abs(needed - total) > Fraction(1, 10**9) * total:
             raise _misfit(half_up(needed), total, parts)
-        return [b - a for a, b in pairwise(bounds)]
+        return [b - a for a, b in pairwise(map(half_up, ends))]
     lengths = [None if length is None else half_up(length) for length in exact]
     rest = rests[0]
     if total is not None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import html
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .resolved import Resolved
 
 if TYPE_CHECKING:
     import numpy as np
+
+    Values: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 
@@ -23,8 +26,8 @@ def preview(curve: Resolved, width: int = 64, height: int = 6, total: int | None
     >>> print(preview(Schedule(start=0).to(1, 100).hold().to(0, 0.2, shape="sqrt").resolve(1000), width=40, height=2))
     total 1000: 0-99 to 1 (linear) | 100-799 hold | 800-999 to 0 (sqrt)
     first 0, last 0.002503, peak 1, mean 0.8167, 1 step at 0
-    1 ┤  ▄████████████████████████████▅▂▁
-    0 ┤▃▇███████████████████████████████▇▆▅▄▃▂▁
+    1 ┤  ▂▆████████████████████████████▄▁
+    0 ┤▂▆████████████████████████████████▇▅▄▃▂▁
       0                                    999
     """
     values = curve.array(curve.total or total)
@@ -37,11 +40,11 @@ def preview(curve: Resolved, width: int = 64, height: int = 6, total: int | None
         bar = "".join(_cell((c - low) / ((high - low) or 1) * height - (height - 1 - row)) for c in columns)
         rows.append(f"{labels[row]:>{margin}} ┤{bar}".rstrip())
     last = str(len(values) - 1)
-    axis = f"{'':{margin}} {'0':<{max(len(columns) - len(last) + 1, 2)}}{last}"
+    axis = f"{'':{margin}} {'0':<{max(len(columns) - len(last), 2)}}{last}"
     return "\n".join([*header(curve, values), *rows, axis])
 
 
-def header(curve: Resolved, values: np.ndarray) -> list[str]:
+def header(curve: Resolved, values: Values) -> list[str]:
     """Two lines: the phases with their first and last steps, and the numbers that surprise."""
     phases = []
     for segment in curve.segments:
@@ -66,7 +69,7 @@ def sparkline(curve: Resolved, width: int = 64, total: int | None = None) -> str
 
     >>> from optzoo.schedulers import Schedule
     >>> sparkline(Schedule(start=0).to(1, 100).hold().to(0, 0.2).resolve(1000), 40)
-    '▂▄▆████████████████████████████████▇▆▄▃▁'
+    '▁▃▅▇█████████████████████████████▇▆▅▄▃▂▁'
     """
     values = curve.array(curve.total or total)
     low, high = min(0.0, float(values.min())), float(values.max())
@@ -88,11 +91,11 @@ def table(curve: Resolved, every: int, total: int | None = None) -> str:
     return "\n".join(f"{t:<{width}}  {values[t]:.6g}" for t in steps)
 
 
-def _columns(values: np.ndarray, width: int) -> list[float]:
+def _columns(values: Values, width: int) -> list[float]:
     """Means of as many equal parts as there is width for."""
     count = min(width, len(values))
     bounds = [len(values) * i // count for i in range(count + 1)]
-    return [float(values[a:b].mean()) for a, b in zip(bounds, bounds[1:], strict=False)]
+    return [float(values[a:b].mean()) for a, b in pairwise(bounds)]
 
 
 def _cell(filled: float) -> str:
@@ -116,7 +119,7 @@ def save(curve: Resolved, path: str | Path, title: str = "", total: int | None =
         raise ValueError(f"a picture is .png or .svg, got {path.name!r}")
 
 
-def _svg(values: np.ndarray, title: str, width: int = 640, height: int = 240) -> str:
+def _svg(values: Values, title: str, width: int = 640, height: int = 240) -> str:
     left, top, right, bottom = 56, 32, width - 16, height - 28
     low, high = min(0.0, float(values.min())), float(values.max())
     stride = max(1, len(values) // 2000)  # more points than pixels show nothing
@@ -138,7 +141,7 @@ def _svg(values: np.ndarray, title: str, width: int = 640, height: int = 240) ->
 """
 
 
-def _save_png(values: np.ndarray, path: Path, title: str) -> None:
+def _save_png(values: Values, path: Path, title: str) -> None:
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure

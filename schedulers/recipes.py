@@ -17,8 +17,8 @@ class Ramp(TypedDict, total=False):
 
     start: multiplier the warm-up starts from, >= 0. Default 0.
     warmup_shape: its shape, see :meth:`Schedule.to`. Default linear.
-    compat: None (default): n steps of warm-up are at 1/(n+1), ..., n/(n+1), so that no update is lost to lr = 0. ``"hf"``: at
-        0, 1/n, ..., (n-1)/n, as in Hugging Face transformers.
+    compat: None (default): n steps of warm-up are at 1/(n+1), ..., n/(n+1), so that no update is lost to lr = 0.
+        ``"hf"``: at 0, 1/n, ..., (n-1)/n, as in Hugging Face transformers.
     """
 
     start: float
@@ -96,7 +96,7 @@ def polynomial(warmup: Steps = 0, power: float = 1.0, end: float = 0.0, **ramp: 
 def exponential(warmup: Steps = 0, end: float = 0.1, gamma: float | None = None, **ramp: Unpack[Ramp]) -> Schedule:
     """Warm-up, then exponential decay: to ``end`` at the total, or with ``gamma`` times that a step, without horizon.
 
-    >>> exponential(end=0.01).resolve(1000)(500)
+    >>> round(exponential(end=0.01).resolve(1000)(500), 9)
     0.1
     """
     return _ramp(warmup, **ramp).to(end, shape="exp") if gamma is None else _ramp(warmup, **ramp).exp(gamma)

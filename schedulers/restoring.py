@@ -65,7 +65,7 @@ def restore(scheduler: Scheduler, state: Mapping[str, Any], on_change: str, conf
         raise
     if changes and on_change == "warn":
         warnings.warn(f"{'; '.join(changes)}. on_change='ok' accepts this silently", stacklevel=3)
-    scheduler.last_epoch = t  # type: ignore[assignment]
+    scheduler.last_epoch = t
     if in_charge:
         scheduler.write(values)
 
@@ -117,7 +117,7 @@ def _changes(t: float, last: Numbers, values: Numbers) -> list[str]:
 def _overruled(config: Numbers, saved: Numbers) -> list[str]:
     """Base values of the constructor's that loading overrules."""
     return [
-        f"base {key} of group {number} is the checkpoint's {old[key]:.6g}, not {new[key]:.6g} (base='config' takes that)"
+        f"base {key} of group {number} is the checkpoint's {old[key]:.6g}, not {new[key]:.6g} (base='config' takes it)"
         for number, (new, old) in enumerate(zip(config, saved, strict=False))
         for key in new
         if key in old and not math.isclose(new[key], old[key], rel_tol=1e-9)

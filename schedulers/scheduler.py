@@ -109,8 +109,8 @@ class Scheduler(LRScheduler):
         choice("base", base, ("saved", "config"))
         if last_epoch != -1 and any("initial_lr" not in group for group in optimizer.param_groups):
             raise ValueError(
-                f"last_epoch={last_epoch} goes on with a run, whose groups have 'initial_lr'; load the optimizer's state "
-                "first, or leave last_epoch=-1 and load the scheduler's"
+                f"last_epoch={last_epoch} goes on with a run, whose groups have 'initial_lr'; load the optimizer's "
+                "state first, or leave last_epoch=-1 and load the scheduler's"
             )
         self.optimizer = optimizer
         self._clock, self._on_change, self._base = clock, on_change, base
@@ -165,7 +165,7 @@ class Scheduler(LRScheduler):
         if self._clock == "optimizer":
             self._update_lr()
 
-    def step(self, epoch: float | None = None) -> None:  # type: ignore[override]
+    def step(self, epoch: float | None = None) -> None:
         """Count one step; ``epoch`` sets the clock instead, as in torch.
 
         With ``clock="optimizer"`` nothing happens, for the optimizer's own steps count; nor in samples and tokens, see
@@ -187,9 +187,8 @@ class Scheduler(LRScheduler):
         if FEW <= self._heard <= (self.total or 0):
             warnings.warn(
                 f"step() is called once per {self._heard} optimizer steps, and total is {self.total}: if that counts "
-                "optimizer steps, call step() after each (in Lightning with 'interval': 'step', as
-                scheduler.lightning() "
-                "says), or take clock='optimizer'; if it counts epochs, clock='epochs'",
+                "optimizer steps, call step() after each (in Lightning with 'interval': 'step', see lightning()), or "
+                "take clock='optimizer'; if it counts epochs, clock='epochs'",
                 stacklevel=3,
             )
 
@@ -207,13 +206,13 @@ class Scheduler(LRScheduler):
         self._step_count = 1
         self._update_lr()
 
-    def _update_lr(self, epoch: float | None = None) -> None:  # type: ignore[override]
+    def _update_lr(self, epoch: float | None = None) -> None:
         """Set the clock, by default to the next step, and write what the schedule says; SequentialLR calls it with
         0."""
         t = self.last_epoch + 1 if epoch is None else epoch
         values = self.values(t)  # raises before anything is changed
         self._warn_of_end(t)
-        self.last_epoch = t  # type: ignore[assignment]
+        self.last_epoch = t
         self.write(values)
 
     def _warn_of_end(self, t: float) -> None:
@@ -377,10 +376,11 @@ def _untuned(optimizer: Optimizer) -> int:
     decays = []
     for group in optimizer.param_groups:
         betas = group.get("betas", ())
-        decays.append(betas[1] if len(betas) > 1 else group.get("alpha") if "betas" not in group else None)
-    if not decays or any(d is None or not 0 < float(d) < 1 for d in decays):
+        decay = betas[1] if len(betas) > 1 else group.get("alpha", 0) if "betas" not in group else 0
+        decays.append(float(decay))
+    if not all(0 < decay < 1 for decay in decays):
         raise ValueError(
-            f"'untuned' is 2/(1-beta2) of an optimizer, and {name} has no beta2 (betas[1], or alpha as in RMSprop); give the "
-            "warm-up's length in steps"
+            f"'untuned' is 2/(1-beta2) of an optimizer, and {name} has no beta2 (betas[1], or alpha as in RMSprop); "
+            "give the warm-up's length in steps"
         )
-    return round(2 / (1 - max(map(float, decays))))
+    return round(2 / (1 - max(decays)))

@@ -68,8 +68,8 @@ def read_track(key: str, given: Any) -> Track:
         return Track("follow")
     if not isinstance(given, Mapping) or "mode" not in given:
         raise ValueError(
-            f"track {key!r} must say what its schedule is: {{'mode': 'scale', 'schedule': ...}} multiplies the group's own "
-            f"value, {{'mode': 'set', 'schedule': ...}} is the value, 'follow' goes with the lr; got {given!r}"
+            f"track {key!r} must say what its schedule is: {{'mode': 'scale', 'schedule': ...}} multiplies the group's "
+            f"own value, {{'mode': 'set', 'schedule': ...}} is the value, 'follow' goes with the lr; got {given!r}"
         )
     for name in given:
         choice(f"key of track {key!r}:", name, [f.name for f in fields(Track)])
@@ -97,8 +97,8 @@ def bind(key: str, track: Track, run: Run, lr: Resolved | None) -> BoundTrack:
     if track.schedule is None:
         if track.power < 0 and lr is not None and min(key_frames(lr)) == 0:
             raise ValueError(
-                f"track {key!r} follows the lr to the power {track.power:g}, and the lr comes to 0; let it start and end "
-                "above 0"
+                f"track {key!r} follows the lr to the power {track.power:g}, and the lr comes to 0; let it start and "
+                "end above 0"
             )
         return BoundTrack(track.mode, None, track.power, track.missing == "skip")
     try:
@@ -136,8 +136,8 @@ class Key:
         if self.name not in group:
             numeric = [k for k, v in group.items() if isinstance(v, (float, tuple)) and k != "lr"]
             raise ValueError(
-                f"group {number} has no {self.name!r} for a track; it has {', '.join(numeric)}. missing='skip' leaves such "
-                "groups out"
+                f"group {number} has no {self.name!r} for a track; it has {', '.join(numeric)}. missing='skip' leaves "
+                "such groups out"
             )
         value = group[self.name]
         if self.index is not None:
