@@ -193,7 +193,7 @@ class Cautious(OptimizerWrapper):
         if h.decays and h.decoupled_weight_decay:  # rounded as the base does it: rounding would else pass for a step
             torch._foreach_mul_([start for _, _, start in bucket.rows], 1 - h.lr * h.weight_decay)
         step = _Displacement()
-        scaled = Scaled(bucket, h) if needs_scale(h) else None
+        scaled = Scaled(bucket, h, self) if needs_scale(h) else None
         for piece in pieces(bucket, range(len(bucket.rows)), default_piece(bucket.device), pack=True, wrap=True):
             if scaled is None:
                 step.whole(piece, h)

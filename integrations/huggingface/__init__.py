@@ -4,4 +4,5 @@ from .._requirements import require
 
 require("transformers", "huggingface", __name__)
 
+from .schedules import ScheduleMixin as ScheduleMixin  # noqa: E402
 from .update_norms import UpdateNormCallback as UpdateNormCallback  # noqa: E402

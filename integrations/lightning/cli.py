@@ -107,6 +107,8 @@ class OptimizerCLI(LightningCLI):
         lr_scheduler: LRSchedulerTypeUnion | None = None,
     ) -> Any:
         """As in LightningCLI, but per batch; override it for another interval."""
+        if isinstance(lr_scheduler, Scheduler):
+            return {"optimizer": optimizer, "lr_scheduler": lr_scheduler.lightning()}
         if lr_scheduler is None or isinstance(lr_scheduler, ReduceLROnPlateau):
             return LightningCLI.configure_optimizers(lightning_module, optimizer, lr_scheduler)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": lr_scheduler, "interval": "step"}}
@@ -140,6 +142,7 @@ def _group_function(optimizer: Any) -> Callable[..., Any]:
 def _schedule(make: Callable[..., Any], optimizer: torch.optim.Optimizer, module: LightningModule) -> Any:
     """The schedule, as long as the run unless its length is configured."""
     keywords = getattr(make, "keywords", {})
-    if "total" in keywords and keywords["total"] is None:
+    counts_steps = keywords.get("clock", "calls") in ("calls", "optimizer")
+    if counts_steps and "total" in keywords and keywords["total"] is None:
         return make(optimizer, total=steps_of(module.trainer))
     return make(optimizer)

@@ -14,6 +14,7 @@ from ..core.buckets import Bucket
 from ..core.eager import eager
 from ..core.options import DECAY, FRACTION, NON_NEGATIVE, POSITIVE, Rule, one_of, optional
 from ..core.reductions import gathered, own_part
+from ..core.reports import Reported
 from ..core.scalars import precise
 from . import kron
 from .factors import Layout, apply_merged, layout, per_entry, squared, stacked
@@ -221,6 +222,17 @@ class KronOptimizer(Optimizer):
     ) -> tuple[Tensor, Tensor | None]:
         """What the factors are fitted to: h, and v where h = Hv. ``seen`` makes a batch of local tensors."""
         raise NotImplementedError
+
+    def report(self) -> dict[str, Reported]:
+        """The norm ‖Q_i‖ of every factor, ``Q0_norm`` and so on."""
+        factors = [
+            (f"{name}_norm", p, t) for p, state in self.state.items() for name, t in state.items() if name[0] == "Q"
+        ]
+        norms = torch._foreach_norm([t for _, _, t in factors]) if factors else ()
+        report: dict[str, dict[Tensor, float | Tensor]] = {}
+        for (name, p, _), norm in zip(factors, norms, strict=True):
+            report.setdefault(name, {})[p] = norm
+        return {**super().report(), **report}
 
     def _seen(
         self, bucket: Bucket, rows: Sequence[int], local: Sequence[Tensor], seen: Layout, dtype: torch.dtype
