@@ -15,7 +15,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from optzoo.optimizers import Lookahead, PolynomialDecayAverager
 from optzoo.optimizers.core.options import NON_NEGATIVE
-from optzoo.optimizers.core.wrapper import OptimizerWrapper
 
 
 class _OtherWeights(Callback, ABC):
@@ -88,12 +87,11 @@ class _OtherWeights(Callback, ABC):
             }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        trained = checkpoint.get(self._key)
-        if trained is None:
-            return  # saved without this callback: its state_dict is what was trained
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
         params = dict(pl_module.named_parameters())
-        with torch.no_grad():
-            for name, whole in trained.items():
+        with torch.no_grad():  # without this callback the checkpoint's state_dict is what was trained
+            for name, whole in checkpoint.get(self._key, {}).items():
                 params[name].copy_(_as(params[name], whole))
 
 
@@ -105,7 +103,7 @@ class SlowWeightsCallback(_OtherWeights):
     (4 bytes per float32 parameter more). After ``fit`` the model holds the trained weights: take the slow ones from a
     checkpoint, or ``with trainer.optimizers[0].slow_weights(): ...``.
 
-    When: with every :class:`~optzoo.optimizers.Lookahead`, around whatever optimizer and within whatever wrapper.
+    When: with every :class:`~optzoo.optimizers.Lookahead`, around whatever optimizer.
 
     Raises:
         TypeError: when training starts, if no optimizer is a Lookahead.
@@ -193,8 +191,9 @@ class AveragedWeightsCallback(_OtherWeights):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(trainer, pl_module, checkpoint)
-        self._loaded = checkpoint.get(_AVERAGE)
-        self._restore(pl_module)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._loaded = checkpoint.get(_AVERAGE)
+            self._restore(pl_module)
 
     def _restore(self, pl_module: LightningModule) -> None:
         if self._averager is not None and self._loaded is not None:
@@ -211,14 +210,7 @@ _AVERAGE = "polynomial_decay_average"
 
 
 def _lookaheads(trainer: Trainer) -> list[Lookahead]:
-    """Those among the optimizers and within them."""
-    found: list[Lookahead] = []
-    for optimizer in trainer.optimizers:
-        while isinstance(optimizer, OptimizerWrapper):
-            if isinstance(optimizer, Lookahead):
-                found.append(optimizer)
-            optimizer = optimizer.base_optimizer
-    return found
+    return [optimizer for optimizer in trainer.optimizers if isinstance(optimizer, Lookahead)]
 
 
 def _trainable(module: nn.Module) -> dict[str, nn.Parameter]:

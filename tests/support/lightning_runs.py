@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as lightning
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, TensorDataset
+
+from optzoo.integrations.lightning import AveragedWeightsCallback, OptimizerCLI, SlowWeightsCallback
+from optzoo.optimizers import AdamW, DoG, Lookahead
 
 from .problems import tensors
 
@@ -34,7 +40,13 @@ class Regression(lightning.LightningModule):
     def training_step(self, batch: list[Tensor], index: int) -> Tensor:
         optimizer = self.optimizers()
         self.lrs.append(float(optimizer.param_groups[0]["lr"]))
-        return (self.network(batch[0]) - 1).square().mean()
+        return self.loss(batch[0])
+
+    def loss(self, x: Tensor) -> Tensor:
+        return (self.network(x) - 1).square().mean()
+
+    def data(self) -> Tensor:
+        return tensors([(40, 3)], seed=1)[0]
 
     def validation_step(self, batch: list[Tensor], index: int) -> None:
         self.seen.append(whole_state(self))
@@ -43,9 +55,8 @@ class Regression(lightning.LightningModule):
         self.seen.append(whole_state(self))
 
     def train_dataloader(self) -> DataLoader[Any]:
-        (x,) = tensors([(40, 3)], seed=1)
         part = slice(self.global_rank, None, self.trainer.world_size)
-        return DataLoader(TensorDataset(x[part]), self.batch_size)
+        return DataLoader(TensorDataset(self.data()[part]), self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any]:
         return DataLoader(TensorDataset(tensors([(2, 3)], seed=2)[0]), 1)
@@ -68,6 +79,10 @@ class Sharded(Regression):
             fully_shard(self.network, mesh=self.device_mesh["data_parallel"])
 
 
+class ShardedTrained(Sharded, Trained):
+    """Both."""
+
+
 def whole_state(module: nn.Module) -> dict[str, Tensor]:
     """A copy of the parameters, gathered."""
     state = {name: p.detach() for name, p in module.named_parameters()}
@@ -85,8 +100,6 @@ def two_ranks_trainer(directory: Path, rank: int, **options: Any) -> dict[str, A
 
 def cli_on_ranks(rank: int, directory: Path) -> None:
     """Every case of ``CLI_CASES`` with FSDP2 by command line; the weights it gets to."""
-    from optzoo.integrations.lightning import OptimizerCLI
-
     strategy = {
         "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
         "init_args": {"data_parallel_size": 2, "tensor_parallel_size": 1},
@@ -106,3 +119,32 @@ CLI_CASES: dict[str, dict[str, Any]] = {
     "PSGD": {"optimizer": {"class_path": "PSGD", "init_args": {"lr": 0.01, "weight_decay": 0.1}}},
     "Lookahead(DoG)": {"optimizer": {"class_path": "Lookahead", "init_args": {"k": 3, "base": {"class_path": "DoG"}}}},
 }
+
+
+WEIGHTS: dict[str, tuple[Any, type[lightning.Callback]]] = {
+    "Lookahead": (partial(Lookahead, base=AdamW, lr=0.05), SlowWeightsCallback),
+    "average of DoG": (DoG, AveragedWeightsCallback),
+}
+"""What makes an optimizer, and the callback that goes with it."""
+
+
+def weights_on_ranks(rank: int, directory: Path) -> None:
+    """Two epochs of four steps with FSDP2, and the second one again from the checkpoint of the first."""
+    found = {}
+    for name, (make, callback) in WEIGHTS.items():
+        for sharded_checkpoint in (False, True):
+            run: dict[str, Any] = {}
+            for resumed in ("", " after resuming"):
+                place = directory / (name + " sharded" * sharded_checkpoint)
+                saving = ModelCheckpoint(place / resumed, filename="{epoch}", save_top_k=-1)
+                strategy = ModelParallelStrategy(2, 1, save_distributed_checkpoint=sharded_checkpoint)
+                options = two_ranks_trainer(directory, rank, strategy=strategy, callbacks=[saving, callback()])
+                limits = {"limit_train_batches": 4, "limit_val_batches": 1, "num_sanity_val_steps": 0}
+                trainer = lightning.Trainer(max_epochs=2, **options, **limits)
+                model = ShardedTrained(make, batch_size=2)
+                trainer.fit(model, ckpt_path=place / "epoch=0.ckpt" if resumed else None)
+                run["resumed" if resumed else "trained"] = whole_state(model)
+                run["evaluated" + resumed] = model.seen[-1]
+            found[name, sharded_checkpoint] = run
+    if rank == 0:
+        torch.save(found, directory / "ends.pt")
