@@ -17,8 +17,8 @@ class ScheduleMixin:
         ScheduledTrainer(model=..., args=..., train_dataset=..., schedule="wsd,warmup=0.05")
 
     It makes a :class:`~optzoo.schedulers.Scheduler` instead of what ``args.lr_scheduler_type`` says; ``args`` about
-    warm-up are without effect. Its clock is the optimizer's: steps that a gradient scaler skips do not count, and it does
-    not matter how often a framework calls ``step()``. The optimizer may be the Trainer's own (``args.optim``), or
+    warm-up are without effect. Its clock is the optimizer's: steps that a gradient scaler skips do not count, and it
+    does not matter how often a framework calls ``step()``. The optimizer may be the Trainer's own (``args.optim``), or
 
     - ``optimizer_cls_and_kwargs=(AdEMAMix, {"lr": 3e-4})``: the Trainer makes two groups, without decay for biases and
       norms, with ``args.weight_decay``. ``lr`` belongs there; ``args.learning_rate`` is not passed on. A wrapper gets

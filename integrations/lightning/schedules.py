@@ -46,7 +46,7 @@ class ScheduleCallback(Callback):
         if trainer.lr_scheduler_configs:
             name = type(trainer.lr_scheduler_configs[0].scheduler).__name__
             raise ValueError(
-                f"{type(self).__name__}: configure_optimizers returns a {name}, and both would set the lr; leave one out"
+                f"{type(self).__name__}: configure_optimizers returns a {name}, and both would set the lr; take one"
             )
         optimizer = _one_optimizer(self, trainer, "give each a Scheduler with clock='optimizer'")
         self._scheduler = Scheduler(

@@ -13,9 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from optzoo.integrations.lightning import AveragedWeightsCallback, SlowWeightsCallback
-from optzoo.optimizers import AdamW, Cautious, DoG, Lookahead, PolynomialDecayAverager
-from support.lightning_runs import QUIET, WEIGHTS, Trained, weights_on_ranks, whole_state
-from support.processes import in_ranks
+from optzoo.optimizers import AdamW, Cautious, DoG, Lookahead
+from support.lightning_runs import QUIET, WEIGHTS, Trained, trained_by_hand, whole_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 exactly = partial(torch.testing.assert_close, rtol=0, atol=0)
@@ -33,23 +32,6 @@ def fit(directory: Path, make: Any, callback: Any, epochs: int, resume: Path | N
     return trainer
 
 
-def loop(make: Any, steps: int, averager: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What is trained in so many steps by hand, and its slow or averaged weights."""
-    model = Trained(make)
-    optimizer = model.configure_optimizers()
-    average = PolynomialDecayAverager(model.named_parameters()) if averager else None
-    batches = model.data().split(4)[:4]
-    for step in range(steps):
-        optimizer.zero_grad()
-        model.loss(batches[step % 4]).backward()
-        optimizer.step()
-        if average is not None:
-            average.update()
-    trained = whole_state(model)
-    with average.averaged_parameters() if average else optimizer.slow_weights():
-        return trained, whole_state(model)
-
-
 CASES = {**WEIGHTS, "Lookahead around Cautious": (partial(Lookahead, base=Cautious), SlowWeightsCallback)}
 
 
@@ -59,7 +41,7 @@ def test_other_weights_are_evaluated_and_saved_and_the_trained_go_on(name: str, 
     averaged = callback is AveragedWeightsCallback
     trainer = fit(tmp_path / "whole", make, callback(), 3)
     for epoch in range(3):
-        trained, others = loop(make, 4 * epoch + 4, averaged)
+        trained, others = trained_by_hand(make, 4 * epoch + 4, averaged)
         assert not torch.equal(trained["network.0.weight"], others["network.0.weight"])
         exactly(trainer.lightning_module.seen[epoch], others)
         checkpoint = torch.load(tmp_path / "whole" / f"epoch={epoch}.ckpt", weights_only=True)
@@ -82,19 +64,19 @@ def test_tests_are_of_the_other_weights_or_of_the_checkpoint_as_it_is(tmp_path: 
     for checkpoint, steps in ((None, 8), (tmp_path / "epoch=0.ckpt", 4)):
         model.seen.clear()
         trainer.test(model, ckpt_path=checkpoint, verbose=False)
-        exactly(model.seen[0], loop(LOOKAHEAD, steps)[1])
+        exactly(model.seen[0], trained_by_hand(LOOKAHEAD, steps)[1])
         if checkpoint is None:
             exactly(whole_state(model), trained)
     loaded = Trained.load_from_checkpoint(tmp_path / "epoch=1.ckpt", make=None)
-    exactly(whole_state(loaded), loop(LOOKAHEAD, 8)[1])
+    exactly(whole_state(loaded), trained_by_hand(LOOKAHEAD, 8)[1])
 
 
 def test_a_checkpoint_after_the_fit_holds_what_one_during_it_does(tmp_path: Path) -> None:
     trainer = fit(tmp_path, LOOKAHEAD, SlowWeightsCallback(), 1)
     trainer.save_checkpoint(tmp_path / "after.ckpt")
-    exactly(torch.load(tmp_path / "after.ckpt")["state_dict"], loop(LOOKAHEAD, 4)[1])
+    exactly(torch.load(tmp_path / "after.ckpt")["state_dict"], trained_by_hand(LOOKAHEAD, 4)[1])
     resumed = fit(tmp_path / "resumed", LOOKAHEAD, SlowWeightsCallback(), 2, tmp_path / "after.ckpt")
-    exactly(whole_state(resumed.lightning_module), loop(LOOKAHEAD, 8)[0])
+    exactly(whole_state(resumed.lightning_module), trained_by_hand(LOOKAHEAD, 8)[0])
 
 
 def test_accumulated_batches_are_one_step_of_the_average(tmp_path: Path) -> None:
@@ -106,7 +88,7 @@ def test_accumulated_batches_are_one_step_of_the_average(tmp_path: Path) -> None
 def test_a_checkpoint_from_before_the_callback_is_what_was_trained(tmp_path: Path) -> None:
     fit(tmp_path, LOOKAHEAD, None, 1)
     resumed = fit(tmp_path / "resumed", LOOKAHEAD, SlowWeightsCallback(), 2, tmp_path / "epoch=0.ckpt")
-    exactly(whole_state(resumed.lightning_module), loop(LOOKAHEAD, 8)[0])
+    exactly(whole_state(resumed.lightning_module), trained_by_hand(LOOKAHEAD, 8)[0])
 
 
 def test_weights_are_put_back_when_validation_fails(tmp_path: Path) -> None:
@@ -126,30 +108,12 @@ def test_weights_are_put_back_when_validation_fails(tmp_path: Path) -> None:
     exactly(whole_state(model), whole_state(Trained()))
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_fully_sharded_models(tmp_path: Path) -> None:
-    """FSDP2 on two ranks, with whole and with sharded checkpoints: evaluated and resumed as in one process."""
-    in_ranks(weights_on_ranks, tmp_path)
-    found = torch.load(tmp_path / "ends.pt")
-    close = partial(torch.testing.assert_close, rtol=1e-12, atol=1e-13)
-    for (name, sharded_checkpoint), run in found.items():
-        make, callback = WEIGHTS[name]
-        trained, others = loop(make, 8, callback is AveragedWeightsCallback)
-        close(run["trained"], trained)
-        close(run["evaluated"], others)
-        exactly(run["resumed"], run["trained"])
-        exactly(run["evaluated after resuming"], run["evaluated"])
-        if not sharded_checkpoint:
-            checkpoint = torch.load(tmp_path / name / "epoch=1.ckpt")
-            exactly(checkpoint["state_dict"], run["evaluated"])
-
-
 def test_what_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"no optimizer has slow weights \(AdamW\); wrap it, Lookahead\(optimizer\)"):
         fit(tmp_path, AdamW, SlowWeightsCallback(), 1)
+    callbacks = [SlowWeightsCallback(), ModelCheckpoint(tmp_path, save_weights_only=True)]
+    trainer = lightning.Trainer(max_epochs=1, callbacks=callbacks, **QUIET)
     with pytest.raises(ValueError, match="leave save_weights_only out"):
-        saving = ModelCheckpoint(tmp_path, save_weights_only=True)
-        lightning.Trainer(max_epochs=1, callbacks=[SlowWeightsCallback(), saving], **QUIET).fit(Trained(LOOKAHEAD))
+        trainer.fit(Trained(LOOKAHEAD))
     with pytest.raises(ValueError, match="gamma must be a finite number >= 0, got -1"):
         AveragedWeightsCallback(gamma=-1)

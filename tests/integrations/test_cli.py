@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from optzoo.integrations.lightning import OptimizerCLI
 from optzoo.optimizers import PSGD, AdamW, CAdamW, Cautious, Lookahead, list_optimizers, optimizer_info
 from optzoo.schedulers import Scheduler, presets
-from support.lightning_runs import CLI_CASES, QUIET, Regression, Trained, cli_on_ranks
-from support.processes import in_ranks
+from support.lightning_runs import QUIET, Regression, Trained, run_cli
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
@@ -161,13 +160,6 @@ def test_psgd_gets_the_matrices_and_adamw_the_rest(wrapped: list[str]) -> None:
 # Runs
 
 
-def run(
-    arguments: dict[str, Any], model: type = Regression, cli: type[LightningCLI] = OptimizerCLI, **trainer: Any
-) -> Any:
-    config = {"subcommand": "fit", "fit": {**arguments, "trainer": {**QUIET, "enable_checkpointing": False, **trainer}}}
-    return cli(model, args=config, save_config_callback=None, seed_everything_default=0)
-
-
 SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
 
 
@@ -175,7 +167,7 @@ SGD = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
 def test_schedules_step_every_batch_and_are_as_long_as_the_run(clock: str) -> None:
     """Ten batches in two epochs of five; ``total`` is not given."""
     schedule = {"class_path": "Scheduler", "init_args": {"schedule": RISE_HOLD_FALL, "clock": clock}}
-    found = run({"optimizer": SGD, "lr_scheduler": schedule}, max_epochs=2, limit_train_batches=5)
+    found = run_cli({"optimizer": SGD, "lr_scheduler": schedule}, max_epochs=2, limit_train_batches=5)
     assert found.model.lrs == pytest.approx(LRS, abs=5e-5)
 
 
@@ -185,17 +177,17 @@ def test_lightnings_own_cli_with_the_optimizers_clock() -> None:
         "class_path": "optzoo.schedulers.Scheduler",
         "init_args": {"schedule": RISE_HOLD_FALL, "total": 10, "clock": "optimizer"},
     }
-    found = run({"optimizer": SGD, "lr_scheduler": schedule}, cli=LightningCLI, max_epochs=2, limit_train_batches=5)
+    found = run_cli({"optimizer": SGD, "lr_scheduler": schedule}, cli=LightningCLI, max_epochs=2, limit_train_batches=5)
     assert found.model.lrs == pytest.approx(LRS, abs=5e-5)
 
 
 def test_torchs_schedulers_step_every_batch_too_and_plateaus_every_epoch() -> None:
     schedule: dict[str, Any] = {"class_path": "StepLR", "init_args": {"step_size": 3, "gamma": 0.5}}
-    found = run({"optimizer": SGD, "lr_scheduler": schedule}, max_epochs=1)
+    found = run_cli({"optimizer": SGD, "lr_scheduler": schedule}, max_epochs=1)
     assert found.model.lrs == pytest.approx([0.1] * 3 + [0.05] * 3 + [0.025] * 3 + [0.0125])
 
     schedule = {"class_path": "ReduceLROnPlateau", "init_args": {"monitor": "constant", "patience": 0, "factor": 0.5}}
-    found = run({"optimizer": SGD, "lr_scheduler": schedule}, Logging, max_epochs=3, limit_train_batches=2)
+    found = run_cli({"optimizer": SGD, "lr_scheduler": schedule}, Logging, max_epochs=3, limit_train_batches=2)
     assert found.model.lrs == pytest.approx([0.1] * 4 + [0.05] * 2)
 
 
@@ -206,22 +198,8 @@ class Logging(Regression):
 
 def test_a_clock_of_epochs_steps_every_epoch() -> None:
     schedule = {"class_path": "Linear", "init_args": {"total": 4, "clock": "epochs"}}
-    found = run({"optimizer": SGD, "lr_scheduler": schedule}, max_epochs=4, limit_train_batches=1)
+    found = run_cli({"optimizer": SGD, "lr_scheduler": schedule}, max_epochs=4, limit_train_batches=1)
     assert found.model.lrs == pytest.approx([0.1, 0.075, 0.05, 0.025])
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_fully_sharded_runs_are_those_of_one_process(tmp_path: Path) -> None:
-    """FSDP2 on two ranks. Made before the shards, an optimizer would train nothing."""
-    in_ranks(cli_on_ranks, tmp_path)
-    ends = torch.load(tmp_path / "ends.pt")
-    for name, arguments in CLI_CASES.items():
-        whole = run(arguments, max_epochs=1)
-        begin = Regression()
-        for key, p in whole.model.state_dict().items():
-            assert not torch.equal(p, begin.state_dict()[key])
-            torch.testing.assert_close(ends[name][key], p, rtol=1e-12, atol=1e-13)
 
 
 # What is refused

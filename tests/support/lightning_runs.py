@@ -10,13 +10,14 @@ from typing import Any
 import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
 from optzoo.integrations.lightning import AveragedWeightsCallback, OptimizerCLI, SlowWeightsCallback
-from optzoo.optimizers import AdamW, DoG, Lookahead
+from optzoo.optimizers import AdamW, DoG, Lookahead, PolynomialDecayAverager
 
 from .problems import tensors
 
@@ -89,7 +90,38 @@ def whole_state(module: nn.Module) -> dict[str, Tensor]:
     return {name: p.full_tensor() if hasattr(p, "full_tensor") else p.clone() for name, p in state.items()}
 
 
+def run_cli(
+    arguments: dict[str, Any], model: type = Regression, cli: type[LightningCLI] = OptimizerCLI, **trainer: Any
+) -> Any:
+    config = {"subcommand": "fit", "fit": {**arguments, "trainer": {**QUIET, "enable_checkpointing": False, **trainer}}}
+    return cli(model, args=config, save_config_callback=None, seed_everything_default=0)
+
+
+def trained_by_hand(make: Any, steps: int, averager: bool = False) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What is trained in so many steps by hand, and its slow or averaged weights."""
+    model = Trained(make)
+    optimizer = model.configure_optimizers()
+    average = PolynomialDecayAverager(model.named_parameters()) if averager else None
+    batches = model.data().split(4)[:4]
+    for step in range(steps):
+        optimizer.zero_grad()
+        model.loss(batches[step % 4]).backward()
+        optimizer.step()
+        if average is not None:
+            average.update()
+    trained = whole_state(model)
+    with average.averaged_parameters() if average else optimizer.slow_weights():
+        return trained, whole_state(model)
+
+
 # What the ranks do
+
+
+def fully_sharded(rank: int, directory: Path) -> None:
+    """All that is to be seen with FSDP2 on two ranks."""
+    seen = {"cli": cli_on_ranks(rank, directory), "weights": weights_on_ranks(rank, directory)}
+    if rank == 0:
+        torch.save(seen, directory / "seen.pt")
 
 
 def two_ranks_trainer(directory: Path, rank: int, **options: Any) -> dict[str, Any]:
@@ -98,7 +130,7 @@ def two_ranks_trainer(directory: Path, rank: int, **options: Any) -> dict[str, A
     return {**QUIET, "devices": 2, "use_distributed_sampler": False, "default_root_dir": str(directory), **options}
 
 
-def cli_on_ranks(rank: int, directory: Path) -> None:
+def cli_on_ranks(rank: int, directory: Path) -> dict[str, Any]:
     """Every case of ``CLI_CASES`` with FSDP2 by command line; the weights it gets to."""
     strategy = {
         "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
@@ -110,8 +142,7 @@ def cli_on_ranks(rank: int, directory: Path) -> None:
         config = {"fit": {**arguments, "trainer": trainer, "model": {"batch_size": 2}}, "subcommand": "fit"}
         cli = OptimizerCLI(Sharded, args=config, save_config_callback=None, seed_everything_default=0)
         ends[name] = whole_state(cli.model)
-    if rank == 0:
-        torch.save(ends, directory / "ends.pt")
+    return ends
 
 
 CLI_CASES: dict[str, dict[str, Any]] = {
@@ -128,7 +159,7 @@ WEIGHTS: dict[str, tuple[Any, type[lightning.Callback]]] = {
 """What makes an optimizer, and the callback that goes with it."""
 
 
-def weights_on_ranks(rank: int, directory: Path) -> None:
+def weights_on_ranks(rank: int, directory: Path) -> dict[Any, Any]:
     """Two epochs of four steps with FSDP2, and the second one again from the checkpoint of the first."""
     found = {}
     for name, (make, callback) in WEIGHTS.items():
@@ -146,5 +177,4 @@ def weights_on_ranks(rank: int, directory: Path) -> None:
                 run["resumed" if resumed else "trained"] = whole_state(model)
                 run["evaluated" + resumed] = model.seen[-1]
             found[name, sharded_checkpoint] = run
-    if rank == 0:
-        torch.save(found, directory / "ends.pt")
+    return found
