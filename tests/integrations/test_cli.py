@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from optzoo.integrations.lightning import OptimizerCLI
 from optzoo.optimizers import PSGD, AdamW, CAdamW, Cautious, Lookahead, list_optimizers, optimizer_info
 from optzoo.schedulers import Scheduler, presets
-from support.lightning_runs import QUIET, Regression, Trained, run_cli
+from support.lightning_runs import LRS, QUIET, RISE_HOLD_FALL, Regression, Trained, run_cli
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 
-RISE_HOLD_FALL = [{"start": 0, "to": 1, "steps": 0.2}, {"hold": "rest"}, {"to": 0, "steps": 0.5, "shape": "sqrt"}]
-LRS = [0, 0.05, 0.1, 0.1, 0.1, 0.1, 0.0553, 0.0368, 0.0225, 0.0106]
 SCHEDULERS = [Scheduler, *presets.Preset.__subclasses__()]
 
 

@@ -10,7 +10,15 @@ import pytest
 import torch
 
 from optzoo.integrations.lightning import AveragedWeightsCallback
-from support.lightning_runs import CLI_CASES, WEIGHTS, Regression, fully_sharded, run_cli, trained_by_hand
+from support.lightning_runs import (
+    CLI_CASES,
+    WEIGHTS,
+    WEIGHTS_ON_RANKS,
+    Regression,
+    fully_sharded,
+    run_cli,
+    trained_by_hand,
+)
 from support.processes import in_ranks
 
 pytestmark = [
@@ -44,8 +52,7 @@ def test_the_cli_trains_what_one_process_does(name: str, seen: dict[str, Any]) -
         close(seen["cli"][name][key], p)
 
 
-@pytest.mark.parametrize("name", WEIGHTS)
-@pytest.mark.parametrize("sharded_checkpoint", [False, True])
+@pytest.mark.parametrize(("name", "sharded_checkpoint"), WEIGHTS_ON_RANKS)
 def test_other_weights(name: str, sharded_checkpoint: bool, directory: Path, seen: dict[str, Any]) -> None:
     """Are evaluated, saved and left behind in resuming, whole or in shards."""
     make, callback = WEIGHTS[name]

@@ -24,6 +24,9 @@ from .problems import tensors
 QUIET: dict[str, Any] = dict(
     accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1
 )
+RISE_HOLD_FALL = [{"start": 0, "to": 1, "steps": 0.2}, {"hold": "rest"}, {"to": 0, "steps": 0.5, "shape": "sqrt"}]
+LRS = [0, 0.05, 0.1, 0.1, 0.1, 0.1, 0.0553, 0.0368, 0.0225, 0.0106]
+"""Of ten steps with that schedule and a base lr of 0.1, rounded."""
 
 
 class Regression(lightning.LightningModule):
@@ -159,22 +162,26 @@ WEIGHTS: dict[str, tuple[Any, type[lightning.Callback]]] = {
 """What makes an optimizer, and the callback that goes with it."""
 
 
+WEIGHTS_ON_RANKS = [("Lookahead", False), ("Lookahead", True), ("average of DoG", True)]
+"""Each with a checkpoint that is whole or in shards."""
+
+
 def weights_on_ranks(rank: int, directory: Path) -> dict[Any, Any]:
     """Two epochs of four steps with FSDP2, and the second one again from the checkpoint of the first."""
     found = {}
-    for name, (make, callback) in WEIGHTS.items():
-        for sharded_checkpoint in (False, True):
-            run: dict[str, Any] = {}
-            for resumed in ("", " after resuming"):
-                place = directory / (name + " sharded" * sharded_checkpoint)
-                saving = ModelCheckpoint(place / resumed, filename="{epoch}", save_top_k=-1)
-                strategy = ModelParallelStrategy(2, 1, save_distributed_checkpoint=sharded_checkpoint)
-                options = two_ranks_trainer(directory, rank, strategy=strategy, callbacks=[saving, callback()])
-                limits = {"limit_train_batches": 4, "limit_val_batches": 1, "num_sanity_val_steps": 0}
-                trainer = lightning.Trainer(max_epochs=2, **options, **limits)
-                model = ShardedTrained(make, batch_size=2)
-                trainer.fit(model, ckpt_path=place / "epoch=0.ckpt" if resumed else None)
-                run["resumed" if resumed else "trained"] = whole_state(model)
-                run["evaluated" + resumed] = model.seen[-1]
-            found[name, sharded_checkpoint] = run
+    for name, sharded_checkpoint in WEIGHTS_ON_RANKS:
+        make, callback = WEIGHTS[name]
+        run: dict[str, Any] = {}
+        for resumed in ("", " after resuming"):
+            place = directory / (name + " sharded" * sharded_checkpoint)
+            saving = ModelCheckpoint(place / resumed, filename="{epoch}", save_top_k=-1)
+            strategy = ModelParallelStrategy(2, 1, save_distributed_checkpoint=sharded_checkpoint)
+            options = two_ranks_trainer(directory, rank, strategy=strategy, callbacks=[saving, callback()])
+            limits = {"limit_train_batches": 4, "limit_val_batches": 1, "num_sanity_val_steps": 0}
+            trainer = lightning.Trainer(max_epochs=2, **options, **limits)
+            model = ShardedTrained(make, batch_size=2)
+            trainer.fit(model, ckpt_path=place / "epoch=0.ckpt" if resumed else None)
+            run["resumed" if resumed else "trained"] = whole_state(model)
+            run["evaluated" + resumed] = model.seen[-1]
+        found[name, sharded_checkpoint] = run
     return found
