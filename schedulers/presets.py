@@ -77,7 +77,7 @@ class Linear(Preset):
     def __init__(
         self,
         optimizer: Optimizer,
-        total: int | None = None,
+        total: int | None,
         warmup: int | float | str = 0,
         end: float = 0.0,
         **options: Unpack[PresetOptions],
@@ -100,7 +100,7 @@ class Cosine(Preset):
     def __init__(
         self,
         optimizer: Optimizer,
-        total: int | None = None,
+        total: int | None,
         warmup: int | float | str = 0,
         end: float = 0.0,
         **options: Unpack[PresetOptions],
@@ -127,7 +127,7 @@ class WSD(Preset):
     def __init__(
         self,
         optimizer: Optimizer,
-        total: int | None = None,
+        total: int | None,
         warmup: int | float | str = 0,
         cooldown: int | float | str = 0.2,
         shape: str = "linear",
@@ -175,7 +175,7 @@ class Polynomial(Preset):
     def __init__(
         self,
         optimizer: Optimizer,
-        total: int | None = None,
+        total: int | None,
         warmup: int | float | str = 0,
         power: float = 1.0,
         end: float = 0.0,
@@ -199,7 +199,7 @@ class Exponential(Preset):
     def __init__(
         self,
         optimizer: Optimizer,
-        total: int | None = None,
+        total: int | None,
         warmup: int | float | str = 0,
         end: float = 0.1,
         gamma: float | None = None,
@@ -226,7 +226,7 @@ class CosineRestarts(Preset):
     def __init__(
         self,
         optimizer: Optimizer,
-        total: int | None = None,
+        total: int | None,
         warmup: int | float | str = 0,
         first: int | float | str = 0.25,
         stretch: float = 1.0,
@@ -258,7 +258,7 @@ class Power(Preset):
     def __init__(
         self,
         optimizer: Optimizer,
-        total: int | None = None,
+        total: int | None,
         warmup: int | float | str = 0,
         stable: int | float | str = 0,
         power: float = 0.51,
@@ -299,7 +299,7 @@ class OneCycle(Preset):
     def __init__(
         self,
         optimizer: Optimizer,
-        total: int | None = None,
+        total: int | None,
         warmup: int | float | str = 0.3,
         start: float = 0.04,
         end: float = 4e-6,
