@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ _LENGTHS = (
     *("warmup", "warmup_steps", "num_warmup_steps", "cooldown", "cooldown_steps"),
     *("beta3_warmup", "alpha_warmup", "schedule_start", "lookahead_k"),
 )
+_PARAMETERS = ("params", "param_names")
 _RULE_BY_OPTION = {"betas": "sqrt", "centered": "sqrt", "dampening": "linear"}
 
 
@@ -130,14 +131,21 @@ def batch_scaling(
     given = optimizer_or_settings
 
     def scaled(options: Mapping[str, Any], group: int | None = None) -> _Scaled:
-        return _scale(options, group, factor, rule, betas, decoupled_weight_decay)
+        chosen = rule or next((found for option, found in _RULE_BY_OPTION.items() if option in options), None)
+        if chosen is None:
+            owner = "settings with " + ", ".join(options) if options is given else type(given).__name__
+            raise ValueError(
+                f"batch_scaling: no rule is known for {owner}; choose rule='linear' where steps are proportional to "
+                "the gradient, rule='sqrt' where they are normalised as Adam's"
+            )
+        return _scale(options, group, factor, chosen, betas, decoupled_weight_decay)
 
     if isinstance(given, Mapping):
         one = scaled(given)
         return BatchScaling({**given, **one.new}, one.changes, _table([one], factor))
     if not hasattr(given, "param_groups"):
         raise TypeError(f"batch_scaling takes an optimizer or a dict of settings, got {type(given).__name__}")
-    groups = [{name: value for name, value in group.items() if name != "params"} for group in given.param_groups]
+    groups = [{name: value for name, value in group.items() if name not in _PARAMETERS} for group in given.param_groups]
     each = [scaled(group, index) for index, group in enumerate(groups)]
     changes = sum((one.changes for one in each), ()) + scaled(given.defaults).changes
     settings = [{**group, **one.new} for group, one in zip(groups, each, strict=True)]
@@ -155,14 +163,8 @@ class _Scaled(NamedTuple):
 
 
 def _scale(
-    options: Mapping[str, Any], group: int | None, factor: float, rule: str | None, betas: str | None, decoupled: Any
+    options: Mapping[str, Any], group: int | None, factor: float, rule: str, betas: str | None, decoupled: bool | None
 ) -> _Scaled:
-    rule = rule or next((r for option, r in _RULE_BY_OPTION.items() if option in options), None)
-    if rule is None:
-        raise ValueError(
-            f"batch_scaling: no rule is known for the options {', '.join(options)}; choose rule='linear' where steps "
-            "are proportional to the gradient, rule='sqrt' where they are normalised as Adam's"
-        )
     if "centered" in options:  # RMSprop's is L2
         decoupled = False
     decoupled = options.get("decoupled_weight_decay", decoupled)
@@ -222,8 +224,8 @@ class _Scaling(NamedTuple):
             return value.rescale(self.factor), f"lengths / {kappa}"
         return value, ""
 
-    def _average(self, name: str, beta: Any) -> float:
-        beta = float(_checked(name, beta, below=1))
+    def _average(self, name: str, given: Any) -> float:
+        beta: float = float(_checked(name, given, below=1))
         if beta == 0:  # which is no average
             return beta
         halflife: float = beta**self.factor

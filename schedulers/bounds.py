@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from .resolved import Resolved
     from .schedule import Schedule
 
 Array: TypeAlias = npt.NDArray[np.float64]
-ScheduleLike: TypeAlias = "Schedule | Callable[[int], float] | Sequence[float] | Array"
+ScheduleLike: TypeAlias = "Schedule | Resolved | Callable[[int], float] | Sequence[float] | Array"
 Norms: TypeAlias = "float | Sequence[float] | Array"
 
 
@@ -46,7 +47,8 @@ def bound(schedule: ScheduleLike, total: int | None = None, norms: Norms = 1.0) 
 
     Args:
         schedule: a Schedule, a function of the step, or the multipliers themselves, all >= 0 and not all 0.
-        total: T, number of optimizer steps, >= 1. Default None: the number of multipliers.
+        total: T, number of optimizer steps, >= 1. Default None: the number of multipliers, or of steps a Schedule has
+            by itself.
         norms: G > 0, one for all steps or a sequence over the run: of another length, it is stretched over the run.
             Default 1.
 
@@ -69,17 +71,21 @@ def multipliers(schedule: ScheduleLike, total: int | None) -> Array:
     if total is not None and (isinstance(total, bool) or not isinstance(total, (int, np.integer)) or total < 1):
         raise ValueError(f"total must be a whole number of steps >= 1, got {total!r}")
     source: Any = schedule
-    if hasattr(source, "resolve") or callable(source):
+    if hasattr(source, "resolve"):
+        values = source.resolve(total).array()
+    elif hasattr(source, "array"):  # resolved already
+        values = source.array(total)
+    elif callable(source):
         if total is None:
-            raise ValueError(f"total is needed: {type(source).__name__} does not say over how many steps it runs")
-        values = source.resolve(total).array() if hasattr(source, "resolve") else [source(t) for t in range(total)]
+            raise ValueError("total is needed: a function does not say over how many steps it runs")
+        values = [source(t) for t in range(total)]
     else:
         values = source
     eta = _numbers("multipliers", values)
     if total is not None and len(eta) != total:
         raise ValueError(f"total is {total}, but there are {len(eta)} multipliers; leave total out")
     if eta.size == 0 or eta.min() < 0 or eta.max() == 0:
-        raise ValueError(f"multipliers must be >= 0 and not all 0, got {eta.size and f'a minimum of {eta.min()}'}")
+        raise ValueError(f"multipliers must be >= 0 and not all 0, got {_least(eta)}")
     return eta
 
 
@@ -87,7 +93,7 @@ def norms_over(norms: Norms, total: int) -> Array:
     """G_1 ... G_T."""
     given = _numbers("norms", norms)
     if given.size == 0 or given.min() <= 0:
-        raise ValueError(f"norms must be > 0, got {given.size and f'a minimum of {given.min()}'}")
+        raise ValueError(f"norms must be > 0, got {_least(given)}")
     return stretched(given, total)
 
 
@@ -122,6 +128,10 @@ def _numbers(name: str, values: object) -> Array:
         wrong = f"shape {array.shape}" if array.ndim != 1 else f"{array[~np.isfinite(array)][0]}"
         raise ValueError(f"{name} must be finite numbers, one per step, got {wrong}")
     return array
+
+
+def _least(values: Array) -> str:
+    return f"a minimum of {values.min():g}" if values.size else "none"
 
 
 def positive_number(name: str, value: float) -> float:

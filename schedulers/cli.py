@@ -39,7 +39,6 @@ def add_commands(topics: Any) -> None:
 
 
 def _preview(arguments: argparse.Namespace) -> int:
-    from .preview import preview, save, table
     from .sources import read_schedule
 
     try:
@@ -47,11 +46,11 @@ def _preview(arguments: argparse.Namespace) -> int:
         curve = schedule.resolve(arguments.total, steps_per_epoch=arguments.steps_per_epoch, untuned=arguments.untuned)
         if curve.total is None and arguments.show is None:
             raise ValueError("the schedule has no end; say how long the run is with --total N, or how much to --show N")
-        print(preview(curve, arguments.width, total=arguments.show))
+        print(curve.preview(arguments.width, total=arguments.show))
         if arguments.table:
-            print(table(curve, arguments.table, total=arguments.show))
+            print(curve.table(arguments.table, total=arguments.show))
         if arguments.picture:
-            save(curve, arguments.picture, total=arguments.show)
+            curve.save(arguments.picture, total=arguments.show)
             print(f"drawn into {arguments.picture}")
     except (ValueError, TypeError, OSError) as error:
         print(f"optzoo: error: {error}", file=sys.stderr)

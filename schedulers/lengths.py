@@ -11,7 +11,7 @@ from fractions import Fraction
 from itertools import accumulate, pairwise
 from typing import Any, TypeAlias
 
-Steps: TypeAlias = "int | float | str | None"
+Steps: TypeAlias = int | float | str | None
 """An int (steps), a float in [0, 1) or "20%" (fraction of the total), "3ep" (epochs), "untuned", or "rest" (= None)."""
 
 

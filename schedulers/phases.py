@@ -170,7 +170,8 @@ class To(Phase):
         return self.value
 
     def __str__(self) -> str:
-        way = ", ".join(name for name in (plain(self.shape), self.space) if name != "linear") or "linear"
+        shape = self.shape if isinstance(self.shape, str) else getattr(self.shape, "__name__", "a function")
+        way = ", ".join(name for name in (shape, self.space) if name != "linear") or "linear"
         return f"to {self.value:g} ({way})"
 
 

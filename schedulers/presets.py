@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from typing_extensions import Unpack
 
 from . import recipes
+from .lengths import Steps
 from .recipes import Ramp
 from .schedule import Schedule
 from .scheduler import Scheduler, SchedulerOptions
@@ -31,6 +32,12 @@ class Preset(Scheduler):
     Raises:
         ValueError: lengths that do not fit the total, with the numbers; an argument out of its range.
         TypeError: not an optimizer; an unknown option.
+
+    >>> import torch
+    >>> optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))], lr=1e-3)
+    >>> scheduler = WSD(optimizer, total=10_000, warmup=500, cooldown=0.2, shape="sqrt", clock="optimizer")
+    >>> scheduler.value_at(5_000), WSD.schedule(warmup=500).resolve(10_000)(9_000)
+    ([0.001], 0.5)
     """
 
     schedule: ClassVar[Callable[..., Schedule]]
@@ -45,17 +52,14 @@ class Preset(Scheduler):
 
 class ConstantWarmup(Preset):
     """Warm-up, then the base learning rate.
+
     Its arguments are those of :class:`Preset`.
     """
 
     schedule = staticmethod(recipes.constant)
 
     def __init__(
-        self,
-        optimizer: Optimizer,
-        total: int | None = None,
-        warmup: int | float | str = 0,
-        **options: Unpack[PresetOptions],
+        self, optimizer: Optimizer, total: int | None = None, warmup: Steps = 0, **options: Unpack[PresetOptions]
     ) -> None:
         self._begin(optimizer, total, options, warmup=warmup)
 
@@ -64,8 +68,8 @@ class Linear(Preset):
     """Warm-up, then linear decay: when to stop is known, so take this one.
 
     Optimal Linear Decay Learning Rate Schedules and Further Refinements (Defazio, Cutkosky, Mehta & Mishchenko, 2023,
-    arXiv:2310.07831): of all schedules it has the best worst-case bound for the last iterate, and it wins in most of
-    their experiments.
+    arXiv:2310.07831): of all schedules it has the best worst-case bound for the last iterate, and in most of their
+    experiments it matches or beats the others.
 
     Args:
         end: multiplier one step after the last, >= 0. Default 0.
@@ -78,7 +82,7 @@ class Linear(Preset):
         self,
         optimizer: Optimizer,
         total: int | None,
-        warmup: int | float | str = 0,
+        warmup: Steps = 0,
         end: float = 0.0,
         **options: Unpack[PresetOptions],
     ) -> None:
@@ -101,7 +105,7 @@ class Cosine(Preset):
         self,
         optimizer: Optimizer,
         total: int | None,
-        warmup: int | float | str = 0,
+        warmup: Steps = 0,
         end: float = 0.0,
         **options: Unpack[PresetOptions],
     ) -> None:
@@ -112,7 +116,7 @@ class WSD(Preset):
     """Warm-up, stable, decay: constant, then a cooldown, so that a run can be prolonged from before it.
 
     MiniCPM (Hu et al., 2024, arXiv:2404.06395); Scaling Laws and Compute-Optimal Training Beyond Fixed Training
-    Durations (Hägele et al., 2024, arXiv:2405.18392), where 20 % of ``"sqrt"`` cooldown match a tuned cosine.
+    Durations (Hägele et al., 2024, arXiv:2405.18392), where 10 to 20 % of ``"sqrt"`` cooldown do as well as a cosine.
 
     Args:
         cooldown: length of the cooldown. Default 0.2 of the total, theirs.
@@ -128,8 +132,8 @@ class WSD(Preset):
         self,
         optimizer: Optimizer,
         total: int | None,
-        warmup: int | float | str = 0,
-        cooldown: int | float | str = 0.2,
+        warmup: Steps = 0,
+        cooldown: Steps = 0.2,
         shape: str = "linear",
         end: float = 0.0,
         **options: Unpack[PresetOptions],
@@ -154,7 +158,7 @@ class InverseSqrt(Preset):
         self,
         optimizer: Optimizer,
         total: int | None = None,
-        warmup: int | float | str = 0,
+        warmup: Steps = 0,
         timescale: float | None = None,
         **options: Unpack[PresetOptions],
     ) -> None:
@@ -176,7 +180,7 @@ class Polynomial(Preset):
         self,
         optimizer: Optimizer,
         total: int | None,
-        warmup: int | float | str = 0,
+        warmup: Steps = 0,
         power: float = 1.0,
         end: float = 0.0,
         **options: Unpack[PresetOptions],
@@ -200,7 +204,7 @@ class Exponential(Preset):
         self,
         optimizer: Optimizer,
         total: int | None,
-        warmup: int | float | str = 0,
+        warmup: Steps = 0,
         end: float = 0.1,
         gamma: float | None = None,
         **options: Unpack[PresetOptions],
@@ -227,8 +231,8 @@ class CosineRestarts(Preset):
         self,
         optimizer: Optimizer,
         total: int | None,
-        warmup: int | float | str = 0,
-        first: int | float | str = 0.25,
+        warmup: Steps = 0,
+        first: Steps = 0.25,
         stretch: float = 1.0,
         scale: float = 1.0,
         end: float = 0.0,
@@ -259,10 +263,10 @@ class Power(Preset):
         self,
         optimizer: Optimizer,
         total: int | None,
-        warmup: int | float | str = 0,
-        stable: int | float | str = 0,
+        warmup: Steps = 0,
+        stable: Steps = 0,
         power: float = 0.51,
-        cooldown: int | float | str = 0.1,
+        cooldown: Steps = 0.1,
         shape: str = "linear",
         end: float = 0.0,
         **options: Unpack[PresetOptions],
@@ -300,7 +304,7 @@ class OneCycle(Preset):
         self,
         optimizer: Optimizer,
         total: int | None,
-        warmup: int | float | str = 0.3,
+        warmup: Steps = 0.3,
         start: float = 0.04,
         end: float = 4e-6,
         warmup_shape: str = "cosine",

@@ -28,7 +28,7 @@ def preview(curve: Resolved, width: int = 64, height: int = 6, total: int | None
     first 0, last 0.002503, peak 1, mean 0.8167, 1 step at 0
     1 ┤  ▂▆████████████████████████████▄▁
     0 ┤▂▆████████████████████████████████▇▅▄▃▂▁
-      0                                    999
+       0                                    999
     """
     values = curve.array(curve.total or total)
     low, high = min(0.0, float(values.min())), float(values.max())
@@ -40,7 +40,7 @@ def preview(curve: Resolved, width: int = 64, height: int = 6, total: int | None
         bar = "".join(_cell((c - low) / ((high - low) or 1) * height - (height - 1 - row)) for c in columns)
         rows.append(f"{labels[row]:>{margin}} ┤{bar}".rstrip())
     last = str(len(values) - 1)
-    axis = f"{'':{margin}} {'0':<{max(len(columns) - len(last), 2)}}{last}"
+    axis = f"{'':{margin + 2}}{'0':<{max(len(columns) - len(last), 2)}}{last}"
     return "\n".join([*header(curve, values), *rows, axis])
 
 

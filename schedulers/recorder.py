@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -74,8 +73,8 @@ class GradNormRecorder:
         self._recording = Recording(
             0, every, {name: np.empty(0) for name in self._names}, optimizer=type(optimizer).__name__
         )
-        self._current: tuple[Tensor, Any, list[_Move]] | None = None
-        self._pending: list[tuple[Tensor, Any]] = []
+        self._current: tuple[Tensor | None, Any, list[_Move]] | None = None
+        self._pending: list[tuple[Tensor | None, Any]] = []
         self._handles = [
             optimizer.register_step_pre_hook(self._pre_step),
             optimizer.register_step_post_hook(self._post_step),
@@ -148,12 +147,10 @@ class GradNormRecorder:
         groups = self.optimizer.param_groups
         if self._recording.total % self._recording.every:
             return
-        found = [
-            (group, p, _without_partial(p.grad)) for group in groups for p in group["params"] if p.grad is not None
-        ]
+        found = [(group, p, _placed_as(p.grad, p)) for group in groups for p in group["params"] if p.grad is not None]
         scale = getattr(self.optimizer, "grad_scale", None)  # a fused step under GradScaler unscales by itself
-        sums = _over_shards([(g, g) for _, _, g in found], _norm_sums, 2)
-        if scale is not None:
+        sums = _over_shards([(g, g) for _, _, g in found], _norm_sums) if found else None
+        if sums is not None and scale is not None:
             sums = sums / torch.stack([scale, scale**2]).to(sums)
         moves: list[_Move] = []
         if "update" in self._names:  # a fused step may unscale gradients in place
@@ -168,8 +165,8 @@ class GradNormRecorder:
             return
         sums, lr, moves = self._current
         self._current = None
-        if "update" in self._names:
-            along = _over_shards([(move[-1], move) for move in moves], _along_gradient, 1)
+        if moves and sums is not None:
+            along = _over_shards([(move[-1], move) for move in moves], _along_gradient)
             sums = torch.cat([sums, along.to(sums)])
         self._pending.append((sums, lr))
         if len(self._pending) >= _FLUSH:
@@ -180,9 +177,13 @@ class GradNormRecorder:
             return
         sums, lrs = zip(*self._pending, strict=True)
         self._pending.clear()
-        table = torch.stack(sums).cpu().double().numpy()
-        table[:, 1] **= 0.5
-        table[~np.isfinite(table).all(1) | (table[:, 0] == 0)] = np.nan  # zero: no gradients in that step
+        known = [i for i, row in enumerate(sums) if row is not None]  # those with gradients
+        table = np.full((len(sums), len(NORMS)), np.nan)
+        if known:
+            read = torch.stack([sums[i] for i in known]).cpu().double().numpy()
+            read[:, 1] **= 0.5
+            read[~np.isfinite(read).all(1)] = np.nan
+            table[known, : read.shape[1]] = read
         found = self._recording
         for name in self._names:
             found.norms[name] = np.append(found.norms[name], table[:, NORMS.index(name)])
@@ -196,8 +197,8 @@ _Move: TypeAlias = "tuple[dict[str, Any], Tensor, Tensor, Tensor]"
 """Group, parameter, what it was, gradient."""
 
 
-def _over_shards(items: Sequence[tuple[Tensor, _Item]], sums: Callable[[list[_Item]], Tensor], count: int) -> Tensor:
-    """The ``count`` sums over all items; each comes with the tensor that knows how it is sharded."""
+def _over_shards(items: Sequence[tuple[Tensor, _Item]], sums: Callable[[list[_Item]], Tensor]) -> Tensor:
+    """The sums over all items; each comes with the tensor that knows how it is sharded."""
     together: dict[Any, list[_Item]] = {}
     for tensor, item in items:
         together.setdefault(_sharded_over(tensor), []).append(item)
@@ -209,7 +210,7 @@ def _over_shards(items: Sequence[tuple[Tensor, _Item]], sums: Callable[[list[_It
             for dim in dims:
                 torch.distributed.all_reduce(part, group=mesh.get_group(dim))
         parts.append(part)
-    return torch.stack([part.to(parts[0].device) for part in parts]).sum(0) if parts else torch.zeros(count)
+    return torch.stack([part.to(parts[0].device) for part in parts]).sum(0)
 
 
 def _norm_sums(grads: list[Tensor]) -> Tensor:
@@ -232,7 +233,7 @@ def _along_gradient(moves: list[_Move]) -> Tensor:
         step = before.to(dtype) - _local(param).to(dtype)
         if group.get("decoupled_weight_decay") and group.get("weight_decay"):
             step = step - lr * group["weight_decay"] * before.to(dtype)
-        along = (_local(grad).to(dtype) * step).sum() / (lr if lr != 0 else math.nan)
+        along = (_local(grad).to(dtype) * step).sum() / lr  # not finite where lr is 0
         terms.append(-along if group.get("maximize") else along)
     return torch.stack([term.to(terms[0]) for term in terms]).sum(0, keepdim=True)
 
@@ -253,9 +254,11 @@ def _local(tensor: Tensor) -> Tensor:
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
-def _without_partial(grad: Tensor) -> Tensor:
-    placements: Any = getattr(grad, "placements", ())
-    return grad.full_tensor() if any(p.is_partial() for p in placements) else grad  # type: ignore[attr-defined]
+def _placed_as(grad: Any, param: Any) -> Tensor:
+    """The gradient in its parameter's shards; it may come whole, or as a sum that is still to be made."""
+    if not hasattr(grad, "placements") or grad.placements == param.placements:
+        return grad  # type: ignore[no-any-return]
+    return grad.redistribute(placements=param.placements)  # type: ignore[no-any-return]
 
 
 def _sharded_over(tensor: Tensor) -> tuple[Any, tuple[int, ...]] | None:

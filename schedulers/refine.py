@@ -30,7 +30,7 @@ class Refined:
     """What :func:`refine` found; ``print`` it for the figures and the advice."""
 
     multipliers: Array
-    """η_1 ... η_T over ``total`` steps, the largest of the recording being 1."""
+    """η_1 ... η_T over ``total`` steps, at most 1."""
     nodes: Array
     """The same at equal distances over a run of any length, from its begin to one step after its end."""
     predicted_lr_ratio: float
@@ -51,7 +51,7 @@ class Refined:
 
 def refine(
     norms: RecordedNorms,
-    kind: str = "sgd",
+    kind: str,
     total: int | None = None,
     smoothing: float = 0.1,
     *,
@@ -76,7 +76,7 @@ def refine(
         norms: one number per step (or per so many steps) > 0: the l2 norms for ``"sgd"``, l1 for ``"adam"``,
             ⟨g_t, θ_t - θ_{t+1}⟩ / lr_t for ``"update"``; or all that a :class:`GradNormRecorder` recorded: itself, its
             ``state_dict()`` or the path of its file. nan and inf are filled in from their neighbours.
-        kind: ``"sgd"`` (default) for SGD, ``"adam"`` for Adam, Lion and others that normalise, ``"update"`` for any.
+        kind: ``"sgd"`` for SGD, ``"adam"`` for Adam, Lion and others that normalise, ``"update"`` for any.
         total: number of steps of the next run. Default None: that of the recorded run (for a sequence, its length).
         smoothing: τ, fraction of the run the median goes over, in [0, 1); 0 is none. Default 0.1, the paper's.
         drop_last: leave out the last step of the paper's schedule, whose lr is 0. Default True: then constant norms
@@ -86,10 +86,10 @@ def refine(
         ValueError: fewer than 8 norms, norms <= 0, an argument out of its range, or a recording without these norms.
         FileNotFoundError: there is no such file.
 
-    >>> refined = refine([4.0, 2, 1, 1, 1, 1, 2, 4], smoothing=0, drop_last=False)
+    >>> refined = refine([4.0, 2, 1, 1, 1, 1, 2, 4], "sgd", smoothing=0, drop_last=False)
     >>> refined.multipliers.round(6).tolist()
     [0.086085, 0.325472, 1.0, 0.698113, 0.396226, 0.09434, 0.004717, 0.0]
-    >>> print(refine([1.0] * 100))
+    >>> print(refine([1.0] * 100, "sgd"))
     gain 1.00, lr x 1.00: keep linear decay: refinement will not pay here, the bound falls by 0% only
     """
     if kind not in _KINDS:
@@ -102,9 +102,9 @@ def refine(
     steps = recording.total if total is None else total
     if isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1:
         raise ValueError(f"refine: total must be a whole number of steps >= 1, got {total!r}")
-    cost = _smooth(given, kind, smoothing) ** power
-    weights = 1 / (cost / cost.mean())
-    eta = weights_to_multipliers(weights, drop_last)
+    smooth = _smooth(given, kind, smoothing)
+    cost = (smooth / smooth.mean()) ** power  # its scale does not matter
+    eta = weights_to_multipliers(1 / cost, drop_last)
     nodes = np.append(eta / eta.max(), 0.0)
 
     def on(length: int) -> Array:
@@ -126,7 +126,7 @@ def weights_to_multipliers(weights: Array, drop_last: bool = True) -> Array:
     """η_t = w_t Σ_{q>t} w_q; with ``drop_last`` the last weight counts twice, and no multiplier is 0."""
     if drop_last:
         weights = np.append(weights, weights[-1])
-    eta = weights * np.append(tail_sums(weights)[1:], 0.0)
+    eta: Array = weights * np.append(tail_sums(weights)[1:], 0.0)
     return eta[:-1] if drop_last else eta
 
 
@@ -165,7 +165,7 @@ def _smooth(given: Array, kind: str, smoothing: float) -> Array:
     filled = stretched(np.interp(where, where[known], given[known]), min(len(given), _POINTS))
     smooth = median_filter(filled, filter_width(len(filled), smoothing))
     if kind == "update" and np.median(smooth) > 0:
-        smooth = np.maximum(smooth, 1e-3 * np.median(smooth))  # momentum may step uphill for a while
+        smooth = np.maximum(smooth, 0.1 * np.median(smooth))  # momentum may go uphill for a while
     if smooth.min() <= 0:
         raise ValueError(
             f"refine: norms must be > 0 after smoothing, got {smooth.min():g} at "
@@ -181,8 +181,7 @@ def _advice(gain: float, cost: Array, recording: Recording, name: str) -> str:
     elif cost[:half].sum() > cost[-half:].sum():
         advice = (
             f"compare it with linear decay before you rely on it: the bound falls by {1 - gain:.0%}, but large norms "
-            "come early, where the bound promises too much and refinement loses as often as it wins; begin with half "
-            "the predicted lr"
+            "come early, where the bound promises too much and refinement may lose; begin at the recorded run's lr"
         )
     else:
         advice = f"may pay: the bound falls by {1 - gain:.0%}; compare it with linear decay"

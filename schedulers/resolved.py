@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .lengths import whole_number
@@ -60,11 +61,31 @@ class Resolved:
     def __repr__(self) -> str:
         return f"{self.schedule!r}.resolve({self.total or ''})"
 
-    def preview(self, width: int = 64, height: int = 6) -> str:
-        """A picture in text; see :meth:`Schedule.preview`."""
+    # Pictures. ``total`` says how many steps to show of a schedule without end
+
+    def preview(self, width: int = 64, height: int = 6, total: int | None = None) -> str:
+        """The phases with their steps, what the first and the last step use, and the shape in text."""
         from .preview import preview
 
-        return preview(self, width, height)
+        return preview(self, width, height, total)
+
+    def sparkline(self, width: int = 64, total: int | None = None) -> str:
+        """The shape in a line of text."""
+        from .preview import sparkline
+
+        return sparkline(self, width, total)
+
+    def table(self, every: int, total: int | None = None) -> str:
+        """Steps and values in text, every so many steps and the last."""
+        from .preview import table
+
+        return table(self, every, total)
+
+    def save(self, path: str | Path, title: str = "", total: int | None = None) -> None:
+        """Draw a picture, .svg or .png; the latter needs matplotlib."""
+        from .preview import save
+
+        save(self, path, title, total)
 
 
 def shared_prefix(a: Schedule | Resolved, b: Schedule | Resolved) -> int:

@@ -30,11 +30,12 @@ def state_of(scheduler: Scheduler) -> dict[str, Any]:
 
 
 def _written(tracks: Mapping[str, Track]) -> dict[str, Any] | None:
-    """Tracks as plain values; None where a shape is a function that has no name."""
+    """The lr's schedule and the tracks of other keys; None where a shape is a function that has no name."""
     try:
-        return {key: track.to_dict() for key, track in tracks.items()}
+        written = {key: track.to_dict() for key, track in tracks.items()}
     except ValueError:
         return None
+    return {key: track["schedule"] if key == "lr" else track for key, track in written.items()}
 
 
 def restore(scheduler: Scheduler, state: Mapping[str, Any], on_change: str, config: Numbers | None) -> None:
@@ -101,7 +102,7 @@ def _use_saved(scheduler: Scheduler, state: Mapping[str, Any]) -> None:
             "on_change='use_saved', but the state has no schedule that was written down; take 'warn' or 'ok'"
         )
     tracks = {key: track for key, track in plan.items() if key != "lr"}
-    scheduler.lay_out(plan["lr"]["schedule"], state["total"], tracks, groups)
+    scheduler.lay_out(plan["lr"], state["total"], tracks, groups)
 
 
 def _changes(t: float, last: Numbers, values: Numbers) -> list[str]:

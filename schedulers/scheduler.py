@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypedDict
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -125,13 +126,13 @@ class Scheduler(LRScheduler):
     def lay_out(self, schedule: Any, total: int | None, tracks: Mapping[str, Any], groups: Mapping[Any, Any]) -> None:
         """Resolve everything, or raise for what does not fit and change nothing."""
         plan = {"lr": Track("scale", read_schedule(schedule))}
-        plan |= {Key(key).text: read_track(key, track) for key, track in tracks.items()}
+        plan |= {key: read_track(key, track) for key, track in tracks.items()}
         special = {self._group_key(key): _overrides(override) for key, override in groups.items()}
         run = Run(checked_total(total), self._steps_per_epoch)
         if any(track.uses_untuned for part in (plan, *special.values()) for track in part.values()):
             run = replace(run, untuned=_untuned(self.optimizer))
         bound = {key: _bound({**plan, **part}, run) for key, part in ((None, {}), *special.items())}
-        keys = {key: LR if key == "lr" else Key(key) for part in bound.values() for key in part}
+        keys = {key: Key(key) for part in bound.values() for key in part}
         self.total, self.plan, self.special, self._bound, self._keys = run.total, plan, special, bound, keys
 
     def _group_key(self, key: Any) -> int | str:
@@ -210,6 +211,7 @@ class Scheduler(LRScheduler):
         """Set the clock, by default to the next step, and write what the schedule says; SequentialLR calls it with
         0."""
         t = self.last_epoch + 1 if epoch is None else epoch
+        self._heard = 0
         values = self.values(t)  # raises before anything is changed
         self._warn_of_end(t)
         self.last_epoch = t
@@ -248,7 +250,7 @@ class Scheduler(LRScheduler):
         values, lr_factor = {}, 1.0
         for key, track in self._active(number, group):
             factor = track.factor(t, lr_factor)
-            if key is LR:
+            if key.text == "lr":
                 lr_factor = factor
                 factor *= float(group.get("lr_scale", 1.0))
             values[key.text] = factor if track.mode == "set" else factor * _base(group, key)
@@ -268,7 +270,7 @@ class Scheduler(LRScheduler):
         for group, numbers in zip(self.optimizer.param_groups, values, strict=True):
             for name, number in numbers.items():
                 key = self._keys[name]
-                group.setdefault(f"initial_{name}", key.read(group))
+                group.setdefault(key.initial, key.read(group))
                 key.write(group, number)
         self._last = values
         self.base_lrs: list[float | Tensor] = [_base(group, LR) for group in self.optimizer.param_groups]
@@ -337,18 +339,21 @@ class _Listener:
 
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         scheduler = self._scheduler()
-        if scheduler is not None:
+        if scheduler is None:
+            return
+        if not torch.compiler.is_compiling():
             scheduler._optimizer_stepped(optimizer)
+        elif scheduler._clock == "optimizer":  # out of the graph, which would else be made anew for every value
+            disable: Any = torch.compiler.disable
+            disable(scheduler._optimizer_stepped)(optimizer)
 
 
 def _overrides(given: Any) -> dict[str, Track]:
-    """What a user sets for one group: a schedule of the lr, or tracks by key."""
+    """What a user sets for one group: a schedule of the lr, or with a mapping that of the lr and tracks, by key."""
     if not isinstance(given, Mapping):
-        return {"lr": Track("scale", read_schedule(given))}
+        given = {"lr": given}
     return {
-        key: Track("scale", read_schedule(track))
-        if key == "lr" and not isinstance(track, (Track, Mapping))
-        else read_track(key, track)
+        key: Track("scale", read_schedule(track)) if key == "lr" else read_track(key, track)
         for key, track in given.items()
     }
 
@@ -360,7 +365,7 @@ def _bound(plan: Mapping[str, Track], run: Run) -> dict[str, BoundTrack]:
 
 def _base(group: Mapping[str, Any], key: Key) -> float:
     """The group's own value: what it was when the first scheduler saw it."""
-    initial = group.get(f"initial_{key.text}")
+    initial = group.get(key.initial)
     return key.read(group) if initial is None else float(initial)
 
 

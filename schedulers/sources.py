@@ -36,7 +36,7 @@ def read_schedule(spec: Any) -> Schedule:
         return Schedule.from_list(spec)
     text = spec.strip()
     if text.startswith(("[", "-")):
-        return _from_data(_parsed(text, "the schedule"), "the schedule")
+        return _from_data(_parsed(spec, "the schedule"), "the schedule")
     if text.endswith((".yaml", ".yml", ".json")):
         path = Path(text).expanduser()
         if not path.is_file():

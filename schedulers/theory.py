@@ -83,7 +83,7 @@ def transfer_lr(
     0.00189
     """
     if total_to is None and not isinstance(to, (Sequence, np.ndarray)):
-        total_to = total_from if total_from is not None else len(multipliers(from_, None))
+        total_to = total_from
     before, after = bound(from_, total_from, norms), bound(to, total_to, norms)
     return positive_number("lr", lr) * after.best_lr() / before.best_lr()
 

@@ -62,6 +62,8 @@ class Track:
 
 def read_track(key: str, given: Any) -> Track:
     """A track as a user writes it: a Track, ``"follow"``, or a mapping with its arguments."""
+    if key == "lr":
+        raise ValueError("the lr is what the schedule itself is for; tracks are for other keys, such as 'weight_decay'")
     if isinstance(given, Track):
         return given
     if given == "follow":
@@ -123,12 +125,9 @@ class Key:
 
     def __init__(self, text: str) -> None:
         found = re.fullmatch(r"(\w+)(?:\[(\d+)\])?", text)
-        if not found or text == "lr":
-            raise ValueError(
-                f"a track is called by a key of the groups, such as 'weight_decay' or 'betas[2]', got {text!r}"
-                + (" (the lr is what the schedule itself is for)" if text == "lr" else "")
-            )
-        self.text, self.name = text, found[1]
+        if not found:
+            raise ValueError(f"a track is a key of the groups, such as 'weight_decay' or 'betas[2]', not {text!r}")
+        self.text, self.name, self.initial = text, found[1], f"initial_{text}"
         self.index = None if found[2] is None else int(found[2])
 
     def check(self, group: Mapping[str, Any], number: int) -> None:
@@ -172,5 +171,4 @@ def _replaced(value: Any, number: float) -> Any:
     return value.fill_(number) if isinstance(value, Tensor) else number
 
 
-LR = Key.__new__(Key)
-LR.text, LR.name, LR.index = "lr", "lr", None
+LR = Key("lr")

@@ -72,12 +72,10 @@ class Norm:
 
 
 class Median:
-    """f(x) = E|a·x - noise|, d gaussian features: the median regression."""
+    """f(x) = E|a·x - noise|, d gaussian features: median regression, from distance 3."""
 
     def __init__(self, d: int = 40) -> None:
         self.d = d
-        self.held_out = np.random.default_rng(99)
-        self.noise = self.held_out.standard_normal(20_000)
 
     def excess(self, x: Array) -> Array:
         """a·x is gaussian with deviation ‖x‖, the noise with 1: E|·| = √(2/π) √(1 + ‖x‖²)."""
@@ -88,7 +86,7 @@ class Median:
         return np.sign((a * x).sum(-1) - rng.standard_normal(x.shape[1]))[..., None] * a
 
     def start(self, lrs: int, seeds: int) -> Array:
-        return np.full((lrs, seeds, self.d), 1 / np.sqrt(self.d))
+        return np.full((lrs, seeds, self.d), 3 / np.sqrt(self.d))
 
 
 def train(
@@ -104,3 +102,15 @@ def train(
         norms.append(np.sqrt((g**2).sum(-1))[:, 0])
         w = w - lr * m * g
     return problem.excess(w).mean(1), np.array(norms).T
+
+
+def best(
+    problem: Any, multipliers: Sequence[float], lrs: Sequence[float], seeds: int = 6, stream: int = 2
+) -> tuple[float, float]:
+    """The best lr, by a parabola through the log losses around the best of ``lrs``, and the loss there."""
+    losses, _ = train(problem, multipliers, lrs, seeds, stream)
+    i = int(losses.argmin())
+    assert 0 < i < len(lrs) - 1, f"the best lr, {lrs[i]}, is at an end of the grid"
+    left, middle, right = np.log(losses[i - 1 : i + 2])
+    offset = 0.5 * (left - right) / (left - 2 * middle + right)
+    return float(lrs[i] * (lrs[i + 1] / lrs[i]) ** offset), float(losses[i])
