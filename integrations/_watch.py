@@ -95,6 +95,7 @@ class Watch:
         """Whether the next step is to be logged."""
         return (self.steps + 1) % self.settings.every_n_steps == 0
 
+    @eager
     @torch.no_grad()
     def before(self) -> None:
         """Called before a step changes the parameters; again, if a closure runs again, which leaves it as it was."""
@@ -115,6 +116,7 @@ class Watch:
         if isinstance(self.optimizer, Reporting) and "optimizer" in self.settings.quantities:
             self.optimizer.record()
 
+    @eager
     @torch.no_grad()
     def before_clipping(self, scale: Tensor | None = None) -> None:
         """Called when the gradients are complete and not clipped yet; ``scale``: what a GradScaler has put on them."""
