@@ -104,11 +104,12 @@ def test_logged_is_what_happened(make: Any, options: Any, tmp_path: Path) -> Non
     torch.compiler.reset()
     compiled = options == "compiled"
     options = {} if compiled else options
-    copier, logged = fit(With(make, compiled), tmp_path, UpdateNormMonitor(2), max_epochs=2, **options)
+    epochs = 1 if compiled else 2
+    copier, logged = fit(With(make, compiled), tmp_path, UpdateNormMonitor(2), max_epochs=epochs, **options)
     micro = options.get("accumulate_grad_batches", 1)
     steps = [batch for i, batch in enumerate(copier.batches, start=1) if i % micro == 0]
-    assert len(steps) == 12 // micro
-    assert [int(row["step"]) for row in logged] == list(range(1, 12 // micro, 2))
+    assert len(steps) == 6 * epochs // micro
+    assert [int(row["step"]) for row in logged] == list(range(1, len(steps), 2))
     for row in logged:
         step = int(row["step"])
         agree(row, steps[step])
@@ -290,15 +291,10 @@ def test_errors_and_warnings(tmp_path: Path) -> None:
     assert len([w for w in caught if "the Trainer has no logger" in str(w.message)]) == 1
 
 
-@pytest.mark.parametrize(
-    ("package", "module", "extra"),
-    [("lightning", "lightning", "lightning"), ("transformers", "huggingface", "huggingface")],
-)
-def test_without_the_framework_the_import_says_what_to_install(package: str, module: str, extra: str) -> None:
-    code = f"import sys; sys.modules[{package!r}] = None; import optzoo.integrations.tensorboard, optzoo.integrations.{module}"
+@pytest.mark.parametrize(("package", "module"), [("lightning", "lightning"), ("transformers", "huggingface")])
+def test_without_the_framework_the_import_says_what_to_install(package: str, module: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; import optzoo.integrations.{module}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert (
-        f"optzoo.integrations.{module} needs {package}, which is not installed: pip install 'optzoo[{extra}]'"
-        in done.stderr
-    )
+    wanted = f"optzoo.integrations.{module} needs {package}, which is not installed: pip install 'optzoo[{module}]'"
+    assert wanted in done.stderr
