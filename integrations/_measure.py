@@ -27,6 +27,16 @@ def part_of(param: Tensor, tensor: Tensor) -> Tensor:
     return local((param, tensor))[1]
 
 
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` on ``device``, without waiting for it unless it comes to the host."""
+    return tensor.to(device, non_blocking=device.type != "cpu")
+
+
+def home_of(params: Sequence[Tensor]) -> torch.device:
+    """Where the numbers of all parameters come together: an accelerator where there is one."""
+    return next((p.device for p in params if p.device.type != "cpu"), params[0].device)
+
+
 def square_sums(rows: Sequence[Row], home: torch.device) -> Tensor:
     """‖x‖² of each row's only tensor, 0 where there is none."""
     together: dict[tuple[torch.device, torch.dtype], tuple[list[int], list[Tensor]]] = {}
@@ -37,7 +47,7 @@ def square_sums(rows: Sequence[Row], home: torch.device) -> Tensor:
     sums = _zeros(len(rows), home)
     for (_, dtype), (numbers, parts) in together.items():
         norms = torch.stack(torch._foreach_norm(parts, 2, dtype=working_dtype(dtype)))
-        sums.index_add_(0, _index(numbers, home), precise(norms).to(home).square_())
+        sums.index_add_(0, _index(numbers, home), sent(precise(norms), home).square())
     return sums
 
 
@@ -47,7 +57,7 @@ def dots(rows: Sequence[Row], home: torch.device) -> Tensor:
     for row, (x, y) in _pieces(rows):
         numbers.append(row)
         dtype = torch.promote_types(working_dtype(x.dtype), y.dtype)
-        products.append(precise(torch.dot(x.to(dtype), y.to(dtype))).to(home))
+        products.append(sent(precise(torch.dot(x.to(dtype), y.to(dtype))), home))
     sums = _zeros(len(rows), home)
     return sums.index_add_(0, _index(numbers, home), torch.stack(products)) if products else sums
 
@@ -81,12 +91,12 @@ class Sketch:
         self._add(-1.0)
         squares = [sums.square().sum() for sums in self._sums.values()]
         whole = over_shards(squares, [lies for _, lies in self._sums])
-        return torch.stack([square.to(home) for square in whole]).sum()
+        return torch.stack([sent(square, home) for square in whole]).sum()
 
     def _add(self, factor: float) -> None:
         generator = torch.Generator().manual_seed(0)
         signs = torch.randint(0, 2, (2 * SKETCH,), generator=generator, dtype=torch.int8).mul_(2).sub_(1)
-        on_device = {device: signs.to(device) for device, _ in self._sums}
+        on_device = {device: sent(signs, device) for device, _ in self._sums}
         ends = dict.fromkeys(self._sums, 0)
         for row, (piece,) in _pieces([(part_of(p, p),) for p in self.params]):
             key = (self.params[row].device, sharding(self.params[row]))
@@ -118,4 +128,4 @@ def _zeros(size: int, device: torch.device) -> Tensor:
 
 
 def _index(numbers: Sequence[int], device: torch.device) -> Tensor:
-    return torch.tensor(numbers, dtype=torch.int64).to(device, non_blocking=True)
+    return sent(torch.tensor(numbers, dtype=torch.int64), device)

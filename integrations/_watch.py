@@ -17,7 +17,7 @@ from optzoo.optimizers.core.reductions import gathered
 from optzoo.optimizers.core.reports import Reported, Reporter, Reporting, number
 from optzoo.optimizers.core.scalars import precise
 
-from ._measure import Row, Sketch, dots, over_ranks, part_of, square_sums
+from ._measure import Row, Sketch, dots, home_of, over_ranks, part_of, sent, square_sums
 from ._names import group_names
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ class Watch:
         """Whether the next step is to be logged."""
         return (self.steps + 1) % self.settings.every_n_steps == 0
 
+    @eager
     @torch.no_grad()
     def before(self) -> None:
         """Called before a step changes the parameters; again, if a closure runs again, which leaves it as it was."""
@@ -104,7 +105,7 @@ class Watch:
         if not params:
             return
         local = [part_of(p, p) for p in params]
-        weight = square_sums([(t,) for t in local], params[0].device)
+        weight = square_sums([(t,) for t in local], home_of(params))
         low_memory = self.settings.low_memory
         self._start = _Start(
             params,
@@ -115,6 +116,7 @@ class Watch:
         if isinstance(self.optimizer, Reporting) and "optimizer" in self.settings.quantities:
             self.optimizer.record()
 
+    @eager
     @torch.no_grad()
     def before_clipping(self, scale: Tensor | None = None) -> None:
         """Called when the gradients are complete and not clipped yet; ``scale``: what a GradScaler has put on them."""
@@ -122,7 +124,7 @@ class Watch:
             return
         params = self._params()
         if params:
-            squares = square_sums(_gradients(params), params[0].device)
+            squares = square_sums(_gradients(params), home_of(params))
             self._unclipped = params, squares if scale is None else squares / precise(scale).square()
 
     def forget(self) -> None:
@@ -168,7 +170,7 @@ class Watch:
 
     def _measure(self, start: _Start) -> tuple[dict[str, float], dict[str, Tensor]] | None:
         """The numbers of the step just made, read with one sync; None if it was not made after all."""
-        params, home = start.params, start.params[0].device
+        params, home = start.params, home_of(start.params)
         columns = self._columns(start)
         matrix = over_ranks(list(columns.values()), params)
         optimizer: Any = self.optimizer
@@ -198,7 +200,7 @@ class Watch:
 
     def _columns(self, start: _Start) -> dict[str, Tensor]:
         """Sums over coordinates of this rank's shards, by parameter."""
-        params, home = start.params, start.params[0].device
+        params, home = start.params, home_of(start.params)
         wanted = self._wanted
         columns = {"weight": start.weight}
         if "clipped" in wanted:
@@ -219,7 +221,7 @@ class Watch:
                     None if m is None else (step, m) for step, m in zip(start.copies, momenta, strict=True)
                 ]
                 columns["momentum"] = square_sums([None if m is None else (m,) for m in momenta], home)
-                columns["moved"] = columns["update"] * torch.tensor(known).to(home, non_blocking=True)
+                columns["moved"] = columns["update"] * sent(torch.tensor(known), home)
                 columns["dot"] = dots(pairs, home)
         return columns
 
@@ -375,7 +377,10 @@ def _read(matrix: Tensor, values: Sequence[float | Tensor | None]) -> tuple[list
     together: dict[torch.device, list[int]] = {}
     for i, t in enumerate(tensors):
         together.setdefault(t.device, []).append(i)
-    parts = [torch.stack([precise(tensors[i]) for i in indices]).to(matrix) for indices in together.values()]
+    parts = [
+        sent(torch.stack([precise(tensors[i]) for i in indices]), matrix.device).to(matrix.dtype)
+        for indices in together.values()
+    ]
     flat = torch.cat([matrix.reshape(-1), *parts]).tolist()
     rows, width = matrix.shape
     order = [i for indices in together.values() for i in indices]

@@ -46,7 +46,7 @@ _RULES: Mapping[str, Rule] = {
 
 
 class UpdateNorms:
-    """What is logged by Lightning's ``UpdateNormMonitor``, Hugging Face's ``UpdateNormCallback`` and ``log_update_norms``.
+    """What ``UpdateNormMonitor`` (Lightning), ``UpdateNormCallback`` (Hugging Face) and ``log_update_norms`` log.
 
     Every N optimizer steps, of all parameters the optimizer trains (``<quantity>/total``) and of each of them:
 

@@ -185,7 +185,7 @@ class Optimizer(Reporting, torch.optim.Optimizer):
     def _step_bucket(self, bucket: Bucket, sharded: list[Scaled]) -> None:
         """Step a bucket's parameters, except that sharded updates that need a scale are left in ``sharded``."""
         h = bucket.h
-        scaled = Scaled(bucket, h, self) if rule.needs_scale(h) else None
+        scaled = Scaled(bucket, h, self) if rule.needs_count(h, self.recording) else None
         compiled = []
         for run, piece, numbers in self._pass(bucket, default_piece(bucket.device)):
             if isinstance(run, Fused):

@@ -44,13 +44,15 @@ class Scaled:
         dtype = torch.float64 if self.bucket.rows[0][0].dtype == torch.float64 else torch.float32
         kept = TensorList(self.kept.values()).to(dtype)
         sizes = [self.bucket.size(row) for row in rows]
-        scales = cautious_scale(kept, sizes, self.h.cautious_scale, self.h.cautious_floor)
         if self.reporting.recording:
             for row, count, size in zip(rows, kept, sizes, strict=True):
                 self.reporting.note("kept", [self.bucket.params[row]], count / max(size, 1))
-        scale = dict(zip(rows, scales, strict=True))
+        scale = None
+        if self.h.cautious_scale is not None:
+            scales = cautious_scale(kept, sizes, self.h.cautious_scale, self.h.cautious_floor)
+            scale = dict(zip(rows, scales, strict=True))
         for rule, piece, u, numbers in self._waiting:
-            rule.second(piece, u, [scale[row] for row in piece.rows], numbers)
+            rule.second(piece, u, None if scale is None else [scale[row] for row in piece.rows], numbers)
         self.kept, self._waiting, self._used = {}, [], 0
 
     def _put_by(self, u: Any) -> Any:
