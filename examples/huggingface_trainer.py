@@ -25,6 +25,7 @@ tokens = torch.tensor([symbols.index(symbol) for symbol in text])
 pieces = [{"input_ids": piece, "labels": piece} for piece in tokens.split(LENGTH)[:-1]]
 
 set_seed(0)
+torch.set_num_threads(1)  # enough for so small a model
 config = LlamaConfig(
     vocab_size=len(symbols), hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
 )
@@ -33,7 +34,7 @@ with tempfile.TemporaryDirectory() as directory:
         model=LlamaForCausalLM(config),
         args=TrainingArguments(
             directory,
-            max_steps=60,
+            max_steps=100,
             per_device_train_batch_size=8,
             weight_decay=0.1,  # of matrices; the Trainer leaves biases and norms out
             logging_steps=10,
