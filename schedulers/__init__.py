@@ -3,9 +3,12 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .batch_scaling import batch_scaling
+from .refine import Refined, refine
 from .resolved import Resolved, shared_prefix
 from .schedule import Schedule
 from .sources import read_schedule
+from .theory import best_lr, bound, compare, plan_extension, transfer_lr
 
 if TYPE_CHECKING:
     from .presets import (
@@ -20,10 +23,12 @@ if TYPE_CHECKING:
         Polynomial,
         Power,
     )
+    from .recorder import GradNormRecorder
     from .scheduler import Scheduler
     from .tracks import Track
 
 _LAZY = {  # these import torch, which a preview can do without
+    "GradNormRecorder": "recorder",
     "Scheduler": "scheduler",
     "Track": "tracks",
     **dict.fromkeys(
@@ -49,17 +54,26 @@ __all__ = [
     "Cosine",
     "CosineRestarts",
     "Exponential",
+    "GradNormRecorder",
     "InverseSqrt",
     "Linear",
     "OneCycle",
     "Polynomial",
     "Power",
+    "Refined",
     "Resolved",
     "Schedule",
     "Scheduler",
     "Track",
+    "batch_scaling",
+    "best_lr",
+    "bound",
+    "compare",
+    "plan_extension",
     "read_schedule",
+    "refine",
     "shared_prefix",
+    "transfer_lr",
 ]
 
 

@@ -56,7 +56,7 @@ class Product(Phase):
         return replace(super().rescaled(kappa), factors=tuple(f.rescale(kappa) for f in self.factors))  # type: ignore[call-arg]
 
     def __str__(self) -> str:
-        return "product of " + " and ".join(map(str, self.factors))
+        return " times ".join(f"[{factor}]" for factor in self.factors)
 
 
 def _product(curves: tuple[Curve, ...], s: float) -> float:
@@ -94,7 +94,7 @@ class Clip(Phase):
         return replace(super().rescaled(kappa), schedule=self.schedule.rescale(kappa))  # type: ignore[call-arg]
 
     def __str__(self) -> str:
-        return f"{self.schedule}, clipped"
+        return f"[{self.schedule}] clipped"
 
 
 def _clipped(curve: Curve, low: float, high: float, s: float) -> float:
@@ -132,7 +132,7 @@ class Head(Phase):
         return replace(super().rescaled(kappa), schedule=self.schedule.rescale(kappa), total=total)  # type: ignore[call-arg]
 
     def __str__(self) -> str:
-        return f"as {self.schedule}"
+        return f"as [{self.schedule}]"
 
 
 @dataclass(frozen=True)

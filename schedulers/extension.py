@@ -73,7 +73,7 @@ def plan_extension(schedule: ScheduleLike, total: int | None, new_total: int, at
         unchanged   hold, and the same fraction of cooldown
 
     by the bound of :func:`optzoo.schedulers.theory.bound` with equal gradient norms (Schaipp et al., 2025,
-    arXiv:2501.18965). A cooldown cannot begin before ``at``: where a longer one were needed, ``lr_ratio`` stays < 1.
+    arXiv:2501.18965). A cooldown cannot begin before ``at``: where it would have to, ``lr_ratio`` stays < 1.
 
     Args:
         schedule: the short run's, as in :func:`optzoo.schedulers.theory.bound`, with a cooldown: the last stretch of
@@ -81,7 +81,7 @@ def plan_extension(schedule: ScheduleLike, total: int | None, new_total: int, at
         total: T, number of steps of the short run. Default None: the number of multipliers.
         new_total: number of steps of the long run, > T.
         at: the step of the checkpoint to go on from, where no later multiplier is larger. Default None: where the
-            cooldown begins.
+            cooldown begins, which for a schedule that falls from its first step is step 0.
 
     Raises:
         ValueError: new_total or at out of range, a schedule that never falls, or an ``at`` inside the warmup.
@@ -139,7 +139,7 @@ def plan_extension(schedule: ScheduleLike, total: int | None, new_total: int, at
         tail = Schedule.tail() if factor == 1 else Schedule.tail().jump(factor * level)
         tail = tail.hold(room - n) if room > n else tail
         if isinstance(end, To):
-            tail = tail.to(factor * end.value, n, shape=end.shape, space=end.space, grid=end.grid)
+            tail = tail.to(factor * level / old[begin] * end.value, n, shape=end.shape, space=end.space, grid=end.grid)
         else:
             tail = tail.table(shape.tolist(), n)
         relative = value(factor, cooldown) / reference

@@ -73,8 +73,9 @@ def wsd(
 
 
 def inverse_sqrt(warmup: Steps = 0, timescale: float | None = None, **ramp: Unpack[Ramp]) -> Schedule:
-    """Warm-up of τ steps, then √(τ/t): no horizon (arXiv:1706.03762). Without warm-up τ is ``timescale``, 10000 by
-    default.
+    """Warm-up of τ steps, then √(τ/t), without horizon (arXiv:1706.03762).
+
+    ``timescale`` is another τ for the decay; its default is 10000 where there is no warm-up.
 
     >>> inverse_sqrt(100).resolve()(400)
     0.5
@@ -112,8 +113,8 @@ def cosine_restarts(
 ) -> Schedule:
     """Warm-up, then SGDR (arXiv:1608.03983): half cosines from 1 to ``end``.
 
-    The first takes ``first`` steps, every other ``stretch`` times as long and ``scale`` times as high as the one
-    before.
+    The first takes ``first`` steps, every other one is ``stretch`` times as long and ``scale`` times as high as the
+    one before.
 
     >>> cosine_restarts(first=10, stretch=2).resolve(70)(30)
     1.0
@@ -149,8 +150,7 @@ def power(
     end: float = 0.0,
     **ramp: Unpack[Ramp],
 ) -> Schedule:
-    """Warm-up, constant for ``stable``, then (t/t0)^-power from there on, t0 = warmup + stable, and a cooldown to
-    ``end``.
+    """Warm-up, constant for ``stable``, then (t/t0)^-power with t0 = warmup + stable, and a cooldown to ``end``.
 
     This is the Power scheduler (arXiv:2408.13359), min(lr_max, B·a·n^b) with b = -power, which does not depend on the
     total: ``stable`` ends where the two meet. With a clock in tokens all lengths are tokens, as in the paper.

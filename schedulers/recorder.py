@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -23,16 +24,17 @@ class GradNormRecorder:
 
     It is a hook of the optimizer's step, so gradients are accumulated, unscaled, all-reduced and clipped as the
     optimizer sees them; of a closure, its first evaluation counts. Works with every torch optimizer, those around
-    others (:class:`optzoo.optimizers.Lookahead`), GradScaler also with fused steps, DDP and DTensors (FSDP2), where a
-    step costs one all-reduce of a few numbers on all ranks. Shards that are plain tensors, as those of the older
-    ``FullyShardedDataParallel``, look like whole parameters and are not summed.
+    others (:class:`optzoo.optimizers.Lookahead`), prepared by Lightning or Accelerate, GradScaler also with fused
+    steps, DDP and DTensors (FSDP2), where a step costs one all-reduce of a few numbers on all ranks. Shards that are
+    plain tensors, as those of the older ``FullyShardedDataParallel``, look like whole parameters and are not summed.
 
     Norms are over all parameters. A step where they are not finite is left out: nan in the arrays, null in the file.
 
     Args:
         optimizer: whose steps are recorded; its parameters, groups and lr are read at each step.
         norms: which: ``"l1"`` Σ|g|, ``"l2"`` √Σg², ``"update"`` ⟨g, θ_t - θ_{t+1}⟩ / lr without decoupled weight decay,
-            which costs a copy of the parameters. Default ``("l1", "l2")``.
+            which takes a copy of the parameters. Each is a pass over the gradients; ``every`` makes them rare. Default
+            ``("l1", "l2")``.
         every: record each so many steps, >= 1. Default 1.
         max_points: beyond so many records every other one is dropped and ``every`` doubles, >= 8. Default 20000.
 
@@ -62,6 +64,8 @@ class GradNormRecorder:
         owner = type(self).__name__
         if not hasattr(optimizer, "register_step_pre_hook"):
             raise TypeError(f"{owner}: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
+            optimizer = inner  # Lightning and Accelerate hand out optimizers around the one that steps
         names = (norms,) if isinstance(norms, str) else tuple(norms)
         if not names or not set(names) <= set(NORMS):
             raise ValueError(f"{owner}: norms must be some of {', '.join(map(repr, NORMS))}, got {norms!r}")
@@ -70,10 +74,11 @@ class GradNormRecorder:
                 raise ValueError(f"{owner}: {name} must be a whole number >= {least}, got {value!r}")
         self.optimizer, self.max_points = optimizer, max_points
         self._names = tuple(name for name in NORMS if name in names)
+        self._orders = [order for name, order in (("l1", 1), ("l2", 2)) if name in names]
         self._recording = Recording(
             0, every, {name: np.empty(0) for name in self._names}, optimizer=type(optimizer).__name__
         )
-        self._current: tuple[Tensor | None, Any, list[_Move]] | None = None
+        self._current: tuple[list[Tensor], Any, list[_Move]] | None = None
         self._pending: list[tuple[Tensor | None, Any]] = []
         self._handles = [
             optimizer.register_step_pre_hook(self._pre_step),
@@ -149,9 +154,11 @@ class GradNormRecorder:
             return
         found = [(group, p, _placed_as(p.grad, p)) for group in groups for p in group["params"] if p.grad is not None]
         scale = getattr(self.optimizer, "grad_scale", None)  # a fused step under GradScaler unscales by itself
-        sums = _over_shards([(g, g) for _, _, g in found], _norm_sums) if found else None
-        if sums is not None and scale is not None:
-            sums = sums / torch.stack([scale, scale**2]).to(sums)
+        sums = []
+        if found and self._orders:
+            sums.append(_over_shards([(g, g) for _, _, g in found], partial(_power_sums, self._orders)))
+            if scale is not None:
+                sums[0] /= torch.stack([scale**order for order in self._orders]).to(sums[0])
         moves: list[_Move] = []
         if "update" in self._names:  # a fused step may unscale gradients in place
             moves = [(group, p, _local(p).clone(), g if scale is None else g / scale) for group, p, g in found]
@@ -165,10 +172,9 @@ class GradNormRecorder:
             return
         sums, lr, moves = self._current
         self._current = None
-        if moves and sums is not None:
-            along = _over_shards([(move[-1], move) for move in moves], _along_gradient)
-            sums = torch.cat([sums, along.to(sums)])
-        self._pending.append((sums, lr))
+        if moves:
+            sums.append(_over_shards([(move[-1], move) for move in moves], _along_gradient))
+        self._pending.append((torch.cat([part.to(sums[0].device) for part in sums]) if sums else None, lr))
         if len(self._pending) >= _FLUSH:
             self._flush()
 
@@ -177,16 +183,14 @@ class GradNormRecorder:
             return
         sums, lrs = zip(*self._pending, strict=True)
         self._pending.clear()
+        table = np.full((len(sums), len(self._names)), np.nan)
         known = [i for i, row in enumerate(sums) if row is not None]  # those with gradients
-        table = np.full((len(sums), len(NORMS)), np.nan)
         if known:
-            read = torch.stack([sums[i] for i in known]).cpu().double().numpy()
-            read[:, 1] **= 0.5
-            read[~np.isfinite(read).all(1)] = np.nan
-            table[known, : read.shape[1]] = read
+            table[known] = torch.stack([sums[i] for i in known]).cpu().double().numpy()
+        table[~np.isfinite(table).all(1)] = np.nan
         found = self._recording
-        for name in self._names:
-            found.norms[name] = np.append(found.norms[name], table[:, NORMS.index(name)])
+        for name, column in zip(self._names, table.T, strict=True):
+            found.norms[name] = np.append(found.norms[name], np.sqrt(column) if name == "l2" else column)
         found.lrs = np.append(found.lrs, [np.nan if lr is None else float(lr) for lr in lrs])
         while len(found.lrs) > self.max_points:
             found.norms = {name: values[::2] for name, values in found.norms.items()}
@@ -213,15 +217,15 @@ def _over_shards(items: Sequence[tuple[Tensor, _Item]], sums: Callable[[list[_It
     return torch.stack([part.to(parts[0].device) for part in parts]).sum(0)
 
 
-def _norm_sums(grads: list[Tensor]) -> Tensor:
-    """Σ|g| and Σg²."""
+def _power_sums(orders: Sequence[int], grads: list[Tensor]) -> Tensor:
+    """Σ|g|^order for each order."""
     alike: dict[Any, list[Tensor]] = {}
     for grad in map(_local, grads):
         alike.setdefault((grad.device, grad.dtype), []).append(grad)
     parts = []
     for tensors in alike.values():
-        l1, l2 = (torch.stack(torch._foreach_norm(tensors, order, dtype=_summing(tensors[0]))) for order in (1, 2))
-        parts.append(torch.stack([l1.sum(), l2.square().sum()]))
+        norms = [torch.stack(torch._foreach_norm(tensors, order, dtype=_summing(tensors[0]))) for order in orders]
+        parts.append(torch.stack([norm.pow(order).sum() for norm, order in zip(norms, orders, strict=True)]))
     return torch.stack([part.to(parts[0]) for part in parts]).sum(0)
 
 

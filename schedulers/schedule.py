@@ -26,8 +26,7 @@ class Schedule:
 
     Lengths (``steps``): an int; a fraction of the total (``0.2`` or ``"20%"``); epochs (``"3ep"``); ``"untuned"``,
     which is 2/(1-β2) of the optimizer (arXiv:1910.04209); ``"rest"``, what the other phases leave. Next to a rest every
-    fraction is rounded by itself, halves up; without one the boundaries are, so that fractions that sum to 1 cover the
-    total.
+    fraction is rounded by itself, halves up; without one the boundaries are, so fractions of sum 1 cover the total.
 
     Args:
         start: value at the beginning, a multiplier of the base learning rate. Default 1. None makes a tail, which
@@ -253,7 +252,8 @@ class Schedule:
     def from_list(cls, entries: Any, *, start: float | None = 1.0) -> Schedule:
         """What ``to_list`` or a person wrote: the first entry may also have ``start`` (default 1) and ``after``.
 
-        ``{"refined": "norms.json", "kind": "adam"}`` stands for the phases of :meth:`refined`.
+        ``{"refined": "norms.json", "kind": "adam"}`` stands for the schedule of :meth:`refined`; it takes
+        ``steps`` too.
         """
         if isinstance(entries, (str, bytes, Mapping)) or not isinstance(entries, Iterable):
             raise TypeError(f"a schedule is a list of phases, such as [{{'to': 0, 'steps': 100}}], got {entries!r}")
@@ -270,12 +270,22 @@ class Schedule:
         for number, entry in enumerate(entries, 1):
             body = {k: v for k, v in entry.items() if number > 1 or k not in ("start", "after", "version")}
             if "refined" in body:
-                phases += cls.refined(body.pop("refined"), **body).phases
+                phases += cls._refined_phases(body, number)
             elif body or len(entries) > 1:
                 phases.append(from_dict(body, number))
         if phases and phases[0].begins_itself:
             start = None
         return cls(**{"start": start, "phases": tuple(phases), **header})
+
+    @classmethod
+    def _refined_phases(cls, entry: dict[str, Any], number: int) -> list[Phase]:
+        """What ``{"refined": norms, "kind": ...}`` stands for; ``steps`` is the length, by default the rest."""
+        options = {key: value for key, value in entry.items() if key not in ("refined", "steps")}
+        try:
+            refined = cls.refined(entry["refined"], **options)
+            return [replace(phase, steps=entry.get("steps")) for phase in refined.phases]  # type: ignore[call-arg]
+        except (TypeError, ValueError, OSError) as error:
+            raise ValueError(f"phase {number} (refined): {error}") from error
 
     def to_list(self) -> list[dict[str, Any]]:
         """Plain dicts, numbers and strings: what YAML, JSON and a checkpoint hold."""
@@ -342,7 +352,7 @@ class Schedule:
             try:
                 curve = phase.bind(value, begin, n, run)  # type: ignore[arg-type]
                 value = None if n is None else curve(n)
-            except ValueError as error:
+            except (ValueError, OverflowError) as error:
                 raise ValueError(f"phase {number}: {error}" if len(self.phases) > 1 else str(error)) from error
             segments.append(Segment(begin, n, curve, phase))
             begin += n or 0

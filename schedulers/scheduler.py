@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import warnings
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any, TypedDict
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .lengths import Run, checked_total
+from .listening import Listener, with_hooks
 from .resolved import Resolved
 from .restoring import Numbers, restore, state_of
 from .schedule import Schedule
 from .shapes import choice
 from .sources import read_schedule
-from .tracks import LR, BoundTrack, Key, Track, bind, read_track
+from .tracks import LR, BoundTrack, Key, Track, bind, read_track, untuned_length
 
 CLOCKS = ("calls", "optimizer", "epochs", "samples", "tokens")
 CHANGES = ("warn", "raise", "ok", "use_saved")
@@ -54,17 +53,15 @@ class Scheduler(LRScheduler):
         schedule: a :class:`Schedule`, a list of phases, or a string: a YAML or JSON file or text, or a preset such as
             ``"wsd,cooldown=0.1"``.
         total: steps of the run, in units of the clock. Default None, where the schedule needs none.
-        tracks: further keys of the groups, ``{"weight_decay": "follow", "betas[2]": {"mode": "set", "schedule":
-            ...}}``;
-            see :class:`Track`.
-        groups: what differs in some groups: by index, or by the group's ``"name"``, a schedule of the lr, or a mapping
-            of
-            keys (``"lr"`` too) to tracks.
+        tracks: further keys of the groups, by name; see :class:`Track`. ``{"weight_decay": "follow", "betas[2]":
+            {"mode": "set", "schedule": ...}}``.
+        groups: what differs in some groups, by index or the group's ``"name"``: a schedule of the lr, or a mapping of
+            keys, ``"lr"`` for its schedule and others for tracks.
         clock: what counts. ``"calls"`` (default): calls of ``step()``. ``"optimizer"``: steps the optimizer really
-            took,
-            so not those a GradScaler skipped, and ``step()`` does nothing; for frameworks that call it at the wrong
-            time.
-            ``"epochs"``: calls of ``step()``, one an epoch. ``"samples"``, ``"tokens"``: :meth:`advance`.
+            took, not those a GradScaler skipped; ``step()`` then does nothing, so it may be called at any time, as
+            frameworks do. Not within ``torch.compile(fullgraph=True)``, in SequentialLR, or where backward() steps
+            several optimizers. ``"epochs"``: calls of ``step()``, once an epoch. ``"samples"``, ``"tokens"``: what
+            :meth:`advance` is told.
         steps_per_epoch: what lengths such as ``"3ep"`` count in.
         on_change: what to do if a loaded state had other values at its step: ``"warn"`` (default) and go on with the
             new schedule, ``"raise"``, ``"ok"``, or ``"use_saved"``: go on with the schedule of the state.
@@ -113,8 +110,13 @@ class Scheduler(LRScheduler):
                 f"last_epoch={last_epoch} goes on with a run, whose groups have 'initial_lr'; load the optimizer's "
                 "state first, or leave last_epoch=-1 and load the scheduler's"
             )
+        if clock == "optimizer" and with_hooks(optimizer) is None:
+            raise ValueError(
+                f"{type(optimizer).__name__} has no step hooks, by which clock='optimizer' counts; leave clock='calls' "
+                "and call step() after optimizer.step()"
+            )
         self.optimizer = optimizer
-        self._clock, self._on_change, self._base = clock, on_change, base
+        self.clock, self._on_change, self._base = clock, on_change, base
         self._steps_per_epoch = checked_total(steps_per_epoch, "steps_per_epoch")
         self.lay_out(schedule, total, tracks or {}, groups or {})
         self.last_epoch: float = last_epoch  # type: ignore[assignment]
@@ -130,7 +132,7 @@ class Scheduler(LRScheduler):
         special = {self._group_key(key): _overrides(override) for key, override in groups.items()}
         run = Run(checked_total(total), self._steps_per_epoch)
         if any(track.uses_untuned for part in (plan, *special.values()) for track in part.values()):
-            run = replace(run, untuned=_untuned(self.optimizer))
+            run = replace(run, untuned=untuned_length(self.optimizer))
         bound = {key: _bound({**plan, **part}, run) for key, part in ((None, {}), *special.items())}
         keys = {key: Key(key) for part in bound.values() for key in part}
         self.total, self.plan, self.special, self._bound, self._keys = run.total, plan, special, bound, keys
@@ -146,24 +148,22 @@ class Scheduler(LRScheduler):
             raise ValueError(f"there is no group {key!r}; the optimizer has groups 0 to {len(groups) - 1}, {known}")
         return key  # type: ignore[no-any-return]
 
-    def _tracks(self, number: int, group: Mapping[str, Any]) -> dict[str, BoundTrack]:
-        key = next((key for key in (group.get("name"), number) if key in self.special), None)
-        return self._bound[key]
-
     # The clock
 
     def _listen(self) -> None:
         """Hear of the optimizer's steps: of all if they are the clock, else up to the first call of step()."""
         self._heard, self._hook = 0, None
-        if self._clock in ("optimizer", "calls"):
-            self._hook = self.optimizer.register_step_post_hook(_Listener(self))
+        optimizer = with_hooks(self.optimizer)
+        if self.clock in ("optimizer", "calls") and optimizer is not None:
+            self._hook = optimizer.register_step_post_hook(Listener(self))
 
-    def _optimizer_stepped(self, optimizer: Optimizer) -> None:
+    def optimizer_stepped(self, optimizer: Optimizer) -> None:
+        """Called by the optimizer after each of its steps."""
         found_inf = getattr(optimizer, "found_inf", None)  # of a GradScaler that leaves skipping to the optimizer
         if found_inf is not None and found_inf.item():
             return
         self._heard += 1
-        if self._clock == "optimizer":
+        if self.clock == "optimizer":
             self._update_lr()
 
     def step(self, epoch: float | None = None) -> None:
@@ -174,7 +174,7 @@ class Scheduler(LRScheduler):
         """
         if epoch is not None:
             self.step_to(epoch)
-        elif self._clock in ("calls", "epochs"):
+        elif self.clock in ("calls", "epochs"):
             self._check_calls()
             self._step_count += 1  # which torch's and Accelerate's code reads; the clock is last_epoch
             self._update_lr()
@@ -208,8 +208,7 @@ class Scheduler(LRScheduler):
         self._update_lr()
 
     def _update_lr(self, epoch: float | None = None) -> None:
-        """Set the clock, by default to the next step, and write what the schedule says; SequentialLR calls it with
-        0."""
+        """Set the clock, by default to the next step, and write what is due. SequentialLR calls it with 0."""
         t = self.last_epoch + 1 if epoch is None else epoch
         self._heard = 0
         values = self.values(t)  # raises before anything is changed
@@ -267,11 +266,11 @@ class Scheduler(LRScheduler):
 
     def write(self, values: Numbers) -> None:
         """Put values into the groups."""
-        for group, numbers in zip(self.optimizer.param_groups, values, strict=True):
-            for name, number in numbers.items():
-                key = self._keys[name]
-                group.setdefault(key.initial, key.read(group))
-                key.write(group, number)
+        for number, (group, numbers) in enumerate(zip(self.optimizer.param_groups, values, strict=True)):
+            for key, track in self._active(number, group):
+                if track.mode != "set" and key.initial not in group:
+                    group[key.initial] = key.read(group)
+                key.write(group, numbers[key.text])
         self._last = values
         self.base_lrs: list[float | Tensor] = [_base(group, LR) for group in self.optimizer.param_groups]
         self._last_lr = [_copy(group["lr"]) for group in self.optimizer.param_groups]
@@ -307,13 +306,11 @@ class Scheduler(LRScheduler):
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Go on where a run was, with the schedule of this constructor, and write its values into the optimizer.
 
-        If they differ from those the state has for its step, ``on_change`` says what happens. The state may also be of
-        a
-        scheduler of torch or of Hugging Face transformers, of which the clock and the base values are taken.
+        If they differ from those the state has for its step, ``on_change`` says what happens. The state may also be
+        of a scheduler of torch or of Hugging Face transformers, whose clock and base values are taken.
 
         Load the optimizer's state first. Where its learning rate is neither the state's nor this scheduler's, another
-        one
-        is at work, as in torch's SequentialLR, and only the clock is restored.
+        scheduler is at work, as in torch's SequentialLR, and only the clock is restored.
 
         Raises ValueError, and leaves all as it is, for what is no state, and for a change with ``on_change="raise"``.
         """
@@ -328,24 +325,7 @@ class Scheduler(LRScheduler):
 
     def lightning(self) -> dict[str, Any]:
         """What ``configure_optimizers`` of a LightningModule returns under ``"lr_scheduler"``."""
-        return {"scheduler": self, "interval": "epoch" if self._clock == "epochs" else "step"}
-
-
-class _Listener:
-    """Tells a scheduler of its optimizer's steps, and keeps neither alive."""
-
-    def __init__(self, scheduler: Scheduler) -> None:
-        self._scheduler = weakref.ref(scheduler)
-
-    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        scheduler = self._scheduler()
-        if scheduler is None:
-            return
-        if not torch.compiler.is_compiling():
-            scheduler._optimizer_stepped(optimizer)
-        elif scheduler._clock == "optimizer":  # out of the graph, which would else be made anew for every value
-            disable: Any = torch.compiler.disable
-            disable(scheduler._optimizer_stepped)(optimizer)
+        return {"scheduler": self, "interval": "epoch" if self.clock == "epochs" else "step"}
 
 
 def _overrides(given: Any) -> dict[str, Track]:
@@ -371,21 +351,3 @@ def _base(group: Mapping[str, Any], key: Key) -> float:
 
 def _copy(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
-
-
-def _untuned(optimizer: Optimizer) -> int:
-    """2/(1-β2), the linear warm-up that needs no tuning (arXiv:1910.04209); of several β2 the largest."""
-    name = type(optimizer).__name__
-    if "RAdam" in name:
-        raise ValueError(f"{name} warms up by itself: leave the 'untuned' warm-up out, or give its length in steps")
-    decays = []
-    for group in optimizer.param_groups:
-        betas = group.get("betas", ())
-        decay = betas[1] if len(betas) > 1 else group.get("alpha", 0) if "betas" not in group else 0
-        decays.append(float(decay))
-    if not all(0 < decay < 1 for decay in decays):
-        raise ValueError(
-            f"'untuned' is 2/(1-beta2) of an optimizer, and {name} has no beta2 (betas[1], or alpha as in RMSprop); "
-            "give the warm-up's length in steps"
-        )
-    return round(2 / (1 - max(decays)))

@@ -16,10 +16,8 @@ def read_schedule(spec: Any) -> Schedule:
     """The schedule that ``spec`` stands for.
 
     It is a Schedule, a list of phases, or a string: the path of a ``.yaml``, ``.yml`` or ``.json`` file, the list
-    itself in
-    JSON or YAML, or a preset with its arguments, ``"wsd,cooldown=0.1,warmup=500"``. A file may hold the list under the
-    key
-    ``schedule``.
+    itself in JSON or YAML, or a preset with its arguments, ``"wsd,cooldown=0.1,warmup=500"``. A file may hold the list
+    under the key ``schedule``.
 
     Raises:
         ValueError: a string that is none of these, a file that is not there, a list that is no schedule.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 from torch import Tensor
+from torch.optim import Optimizer
 
 from .lengths import Run
 from .phases import finite
@@ -25,8 +26,7 @@ class Track:
 
     Args:
         mode: ``"scale"``, the group's own value times the schedule; ``"set"``, the schedule itself; ``"follow"``, the
-            group's
-            own value times lr(t)/base lr to a ``power``.
+            group's own value times the lr's multiplier to a ``power``.
         schedule: a Schedule or what one is read from. Not with ``"follow"``.
         power: of ``"follow"``. Default 1: the key goes with the learning rate. With -1, weight decay that an optimizer
             multiplies by the learning rate stays what it is; the learning rate must then not come to 0.
@@ -172,3 +172,21 @@ def _replaced(value: Any, number: float) -> Any:
 
 
 LR = Key("lr")
+
+
+def untuned_length(optimizer: Optimizer) -> int:
+    """2/(1-β2), the linear warm-up that needs no tuning (arXiv:1910.04209); of several β2 the largest."""
+    name = type(optimizer).__name__
+    if "RAdam" in name:
+        raise ValueError(f"{name} warms up by itself: leave the 'untuned' warm-up out, or give its length in steps")
+    decays = []
+    for group in optimizer.param_groups:
+        betas = group.get("betas", ())
+        decay = betas[1] if len(betas) > 1 else group.get("alpha", 0) if "betas" not in group else 0
+        decays.append(float(decay))
+    if not all(0 < decay < 1 for decay in decays):
+        raise ValueError(
+            f"'untuned' is 2/(1-beta2) of an optimizer, and {name} has no beta2 (betas[1], or alpha as in RMSprop); "
+            "give the warm-up's length in steps"
+        )
+    return round(2 / (1 - max(decays)))

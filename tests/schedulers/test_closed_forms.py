@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch.optim import lr_scheduler as torch_lr
+from transformers import optimization as hf
 
 from optzoo.schedulers import (
     WSD,
@@ -27,7 +28,7 @@ from optzoo.schedulers import (
 
 pytestmark = pytest.mark.filterwarnings("ignore:the schedule ended at")
 
-HF = dict(warmup=10, compat="hf")
+HF: Any = dict(warmup=10, compat="hf")
 
 CLOSED_FORMS: dict[str, tuple[Schedule, int | None, dict[int, float]]] = {
     "linear": (
@@ -158,6 +159,11 @@ def _torch(make: Callable[[torch.optim.Optimizer], Any], steps: int) -> list[flo
     return lrs
 
 
+def _assert_equal(theirs: Callable[[Any], Any], ours: Callable[[Any], Scheduler], steps: int) -> None:
+    lrs = [torch.tensor(_torch(make, steps), dtype=torch.float64) for make in (ours, theirs)]
+    torch.testing.assert_close(*lrs, rtol=1e-12, atol=1e-14)
+
+
 TORCH: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Scheduler], int]] = {
     "cosine": (lambda o: torch_lr.CosineAnnealingLR(o, 90, eta_min=0.1), lambda o: Cosine(o, 90, end=0.1), 91),
     "sgdr": (
@@ -199,70 +205,55 @@ TORCH: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Scheduler], int]] =
 
 @pytest.mark.parametrize("name", TORCH)
 def test_equal_to_torch(name: str) -> None:
-    theirs, ours, steps = TORCH[name]
-    torch.testing.assert_close(
-        torch.tensor(_torch(ours, steps), dtype=torch.float64),
-        torch.tensor(_torch(theirs, steps), dtype=torch.float64),
-        rtol=1e-12,
-        atol=1e-14,
-    )
+    _assert_equal(*TORCH[name])
 
 
-def _hf_cases() -> dict[str, tuple[Callable[[Any], Any], Callable[[Any], Scheduler], int]]:
-    hf = pytest.importorskip("transformers.optimization")
-    w: Any = dict(warmup=10, compat="hf")
-    return {
-        "constant": (
-            lambda o: hf.get_constant_schedule_with_warmup(o, 10),
-            lambda o: ConstantWarmup(o, None, **w),
-            50,
-        ),
-        "linear": (lambda o: hf.get_linear_schedule_with_warmup(o, 10, 100), lambda o: Linear(o, 100, **w), 110),
-        "cosine": (lambda o: hf.get_cosine_schedule_with_warmup(o, 10, 100), lambda o: Cosine(o, 100, **w), 101),
-        "cosine_min_lr": (
-            lambda o: hf.get_cosine_with_min_lr_schedule_with_warmup(o, 10, 100, min_lr_rate=0.1),
-            lambda o: Cosine(o, 100, end=0.1, **w),
-            101,
-        ),
-        "polynomial": (
-            lambda o: hf.get_polynomial_decay_schedule_with_warmup(o, 10, 100, lr_end=1e-3, power=2.0),
-            lambda o: Polynomial(o, 100, power=2.0, end=1e-3, **w),
+TRANSFORMERS: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Scheduler], int]] = {
+    "constant": (
+        lambda o: hf.get_constant_schedule_with_warmup(o, 10),
+        lambda o: ConstantWarmup(o, None, **HF),
+        50,
+    ),
+    "linear": (lambda o: hf.get_linear_schedule_with_warmup(o, 10, 100), lambda o: Linear(o, 100, **HF), 110),
+    "cosine": (lambda o: hf.get_cosine_schedule_with_warmup(o, 10, 100), lambda o: Cosine(o, 100, **HF), 101),
+    "cosine_min_lr": (
+        lambda o: hf.get_cosine_with_min_lr_schedule_with_warmup(o, 10, 100, min_lr_rate=0.1),
+        lambda o: Cosine(o, 100, end=0.1, **HF),
+        101,
+    ),
+    "polynomial": (
+        lambda o: hf.get_polynomial_decay_schedule_with_warmup(o, 10, 100, lr_end=1e-3, power=2.0),
+        lambda o: Polynomial(o, 100, power=2.0, end=1e-3, **HF),
+        110,
+    ),
+    "inverse_sqrt": (
+        lambda o: hf.get_inverse_sqrt_schedule(o, 10),
+        lambda o: InverseSqrt(o, None, **HF),
+        300,
+    ),
+    "inverse_sqrt without warm-up": (
+        lambda o: hf.get_inverse_sqrt_schedule(o, 0),
+        lambda o: InverseSqrt(o),
+        300,
+    ),
+    "restarts": (
+        lambda o: hf.get_cosine_with_hard_restarts_schedule_with_warmup(o, 10, 100, num_cycles=3),
+        lambda o: CosineRestarts(o, 100, first=30, **HF),
+        101,
+    ),
+    **{
+        f"wsd {theirs}": (
+            lambda o, theirs=theirs: hf.get_wsd_schedule(
+                o, num_warmup_steps=10, num_decay_steps=20, num_training_steps=100, decay_type=theirs
+            ),
+            lambda o, ours=ours: WSD(o, 100, cooldown=20, shape=ours, **HF),
             110,
-        ),
-        "inverse_sqrt": (
-            lambda o: hf.get_inverse_sqrt_schedule(o, 10),
-            lambda o: InverseSqrt(o, None, **w),
-            300,
-        ),
-        "inverse_sqrt without warm-up": (
-            lambda o: hf.get_inverse_sqrt_schedule(o, 0),
-            lambda o: InverseSqrt(o),
-            300,
-        ),
-        "restarts": (
-            lambda o: hf.get_cosine_with_hard_restarts_schedule_with_warmup(o, 10, 100, num_cycles=3),
-            lambda o: CosineRestarts(o, 100, first=30, **w),
-            101,
-        ),
-        **{
-            f"wsd {theirs}": (
-                lambda o, theirs=theirs: hf.get_wsd_schedule(
-                    o, num_warmup_steps=10, num_decay_steps=20, num_training_steps=100, decay_type=theirs
-                ),
-                lambda o, ours=ours: WSD(o, 100, cooldown=20, shape=ours, **w),
-                110,
-            )
-            for theirs, ours in (("linear", "linear"), ("cosine", "cosine"), ("1-sqrt", "sqrt"))
-        },
-    }
-
-
-def test_equal_to_transformers() -> None:
-    for name, (theirs, ours, steps) in _hf_cases().items():
-        torch.testing.assert_close(
-            torch.tensor(_torch(ours, steps), dtype=torch.float64),
-            torch.tensor(_torch(theirs, steps), dtype=torch.float64),
-            rtol=1e-12,
-            atol=1e-14,
-            msg=lambda text, name=name: f"{name}: {text}",
         )
+        for theirs, ours in (("linear", "linear"), ("cosine", "cosine"), ("1-sqrt", "sqrt"))
+    },
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_equal_to_transformers(name: str) -> None:
+    _assert_equal(*TRANSFORMERS[name])

@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import accelerate
 import lightning.pytorch as lightning
 import pytest
 import torch
+import transformers
 from lightning.pytorch import cli
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
@@ -149,7 +151,6 @@ class Noting(nn.Module):
 
 def train(folder: Path, total: int, clock: str, resume: str | None = None) -> list[float]:
     """With the Hugging Face Trainer, saving at step 4."""
-    transformers = pytest.importorskip("transformers")
     model = Noting()
     optimizer = model.optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     arguments = transformers.TrainingArguments(
@@ -185,14 +186,18 @@ def test_hugging_face(clock: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("clock", ["calls", "optimizer"])
-def test_accelerate(clock: str) -> None:
+@pytest.mark.parametrize("first", ["optimizer", "scheduler"])
+def test_accelerate(first: str, clock: str) -> None:
     """Its scheduler counts steps of its own while gradients accumulate, and stops at an attribute total_steps."""
-    accelerate = pytest.importorskip("accelerate")
     accelerator = accelerate.Accelerator(cpu=True, gradient_accumulation_steps=2)
     layer = nn.Linear(2, 1)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    if first == "optimizer":  # prepared before the scheduler is made of it
+        layer, optimizer = accelerator.prepare(layer, optimizer)
     scheduler = WSD(optimizer, 10, 0.2, 0.5, "sqrt", compat="hf", clock=clock)
-    layer, optimizer, prepared = accelerator.prepare(layer, optimizer, scheduler)
+    if first == "scheduler":
+        layer, optimizer = accelerator.prepare(layer, optimizer)
+    prepared = accelerator.prepare(scheduler)
     used = []
     for batch in range(20):
         with accelerator.accumulate(layer):

@@ -241,6 +241,13 @@ def test_few_points_of_a_long_run(every: int, max_points: int, expected: int) ->
     assert len(found.multipliers) == 200
 
 
+@pytest.mark.parametrize(("name", "power"), [("l1", 1), ("l2", 1), ("update", 2)])
+def test_one_norm_alone(name: str, power: int) -> None:
+    norms = run(70, norms=name)[0].recording.norms
+    assert list(norms) == [name]
+    np.testing.assert_allclose(norms[name], np.arange(1.0, 71) ** power, rtol=1e-3)
+
+
 @pytest.mark.parametrize("suffix", [".json", ".npz"])
 def test_save_and_go_on(tmp_path: Path, suffix: str) -> None:
     whole, _, _ = run(150)

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from torch.optim import lr_scheduler as torch_lr
+from transformers import get_linear_schedule_with_warmup
 
 from optzoo.optimizers import AdamW, Lookahead
 from optzoo.schedulers import WSD, Cosine, Linear, Schedule, Scheduler
@@ -221,7 +222,7 @@ def test_groups_added_before_a_checkpoint() -> None:
     "make",
     [
         lambda o: torch_lr.LambdaLR(o, lambda t: max(0.0, 1 - t / 10)),
-        lambda o: pytest.importorskip("transformers").get_linear_schedule_with_warmup(o, 0, 10),
+        lambda o: get_linear_schedule_with_warmup(o, 0, 10),
         lambda o: torch_lr.LinearLR(o, start_factor=1.0, end_factor=0.0, total_iters=10),
     ],
 )

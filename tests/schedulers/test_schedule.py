@@ -263,6 +263,15 @@ def test_table_is_used_as_it_stands_and_stretches() -> None:
     assert refined.resolve(8)(8) == 0
 
 
+def test_refined_in_a_list() -> None:
+    """Constant norms refine to linear decay."""
+    refined = {"refined": [2.0] * 90, "kind": "sgd"}
+    schedule = Schedule.from_list([{"start": 0, "to": 1, "steps": 10}, refined])
+    assert schedule.resolve(100).array()[10:] == pytest.approx(1 - np.arange(90) / 90, abs=1e-9)
+    short = Schedule.from_list([{**refined, "steps": 0.45}, {"hold": "rest"}]).resolve(100)
+    assert [short(t) for t in (9, 45, 99)] == pytest.approx([0.8, 0, 0], abs=1e-9)
+
+
 def test_preview_and_lists_do_not_import_torch() -> None:
     code = (
         "import sys; from optzoo.schedulers import Schedule, read_schedule; "
@@ -336,6 +345,9 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: WSD.resolve(1000)(-1), "a step must be >= 0, got -1"),
     (lambda: Schedule().hold().resolve().array(), "has no end"),
     (lambda: Schedule.from_list([{"too": 1}]), "phase 1 must have one of the keys"),
+    (lambda: Schedule.from_list([{"refined": [1.0] * 9}]), r"phase 1 \(refined\): .*'kind'"),
+    (lambda: Schedule.from_list([{"refined": "no.json", "kind": "sgd"}]), r"phase 1 \(refined\): .*no\.json"),
+    (lambda: Schedule(1).exp(1e30, 100).resolve(), "out of range"),
     (lambda: Schedule.from_list([{"to": 1, "hold": 3}]), "it has 'to' and 'hold'"),
     (lambda: Schedule.from_list([{"to": 1, "step": 3}]), "did you mean 'steps'"),
     (lambda: Schedule.from_list([{"version": 2, "to": 1}]), "version 2, this release reads 1"),

@@ -352,6 +352,31 @@ def test_compiled_step(clock: str) -> None:
     assert p.tolist() == pytest.approx([1 - 0.45] * 2)
 
 
+class Foreign(torch.optim.Optimizer):
+    """An optimizer around another, made without torch's constructor, so without hooks."""
+
+    def __init__(self, inner: torch.optim.Optimizer) -> None:
+        self.inner, self.param_groups = inner, inner.param_groups
+
+    def step(self, closure: Any = None) -> Any:
+        return self.inner.step()
+
+
+def test_optimizers_without_hooks() -> None:
+    optimizer = Foreign(sgd())
+    assert run(optimizer, Linear(optimizer, 10), 3) == pytest.approx([0.1, 0.09, 0.08])
+    with pytest.raises(ValueError, match=r"Foreign has no step hooks.*clock='calls'"):
+        Linear(optimizer, 10, clock="optimizer")
+
+
+def test_one_cycle_as_a_later_stage() -> None:
+    """T4: torch's rewrites initial_lr when it is made, so that the first stage runs at a 25th of its lr."""
+    optimizer = sgd()
+    stages = [torch_lr.LinearLR(optimizer, start_factor=0.5, total_iters=3), OneCycle(optimizer, 10)]
+    used = run(optimizer, torch_lr.SequentialLR(optimizer, stages, milestones=[3]), 6)
+    assert used == pytest.approx([0.05, 0.2 / 3, 0.25 / 3, 0.004, 0.052, 0.1])
+
+
 def test_scheduler_is_not_kept_alive() -> None:
     optimizer = sgd()
     gone = weakref.ref(Linear(optimizer, 10, clock="optimizer"))

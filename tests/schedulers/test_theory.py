@@ -190,6 +190,20 @@ def test_plans_are_schedules_that_keep_what_was_trained(given: str) -> None:
     assert "longer cooldown" in str(plans)
 
 
+def test_going_on_from_within_the_cooldown() -> None:
+    """From its level there, to the same part of it."""
+    trunk = Schedule().hold().to(0.1, 0.2)
+    old = trunk.resolve(1000).array()
+    plans, sames = plan_extension(trunk, 1000, 1500, at=900), plan_extension(old, None, 1500, at=900)
+    for name in ("cooldown", "step", "optimal", "unchanged"):
+        plan, same = getattr(plans, name), getattr(sames, name)
+        values = plan.schedule.resolve(1500).array()
+        np.testing.assert_allclose(values, same.schedule.resolve(1500).array(), rtol=0, atol=5e-3)
+        np.testing.assert_array_equal(values[:900], old[:900])
+        assert values[900] == pytest.approx(0.55 * plan.factor)
+        assert values[-1] == pytest.approx(0.055 * plan.factor, rel=0.1)
+
+
 def test_refined_weights_are_never_worse_than_linear_decay() -> None:
     """(D² + Σ w² G²) / 2W at its best scale: √(Σ w² G²) / W."""
     rng = np.random.default_rng(0)
