@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -14,11 +14,12 @@ from torch import Tensor
 from optzoo.optimizers.core.buckets import sharding
 from optzoo.optimizers.core.eager import eager
 from optzoo.optimizers.core.reductions import gathered
-from optzoo.optimizers.core.reports import Reported, Reporter, Reporting, number
+from optzoo.optimizers.core.reports import Reported, Reporter, Reporting
 from optzoo.optimizers.core.scalars import precise
 
 from ._measure import Row, Sketch, dots, home_of, over_ranks, part_of, sent, square_sums
 from ._names import group_names
+from ._values import filled, flat, mean, read
 
 if TYPE_CHECKING:
     from .update_norms import UpdateNorms
@@ -40,6 +41,8 @@ _COLUMNS = {
 """The sums over coordinates that a quantity is made of."""
 
 Sums: TypeAlias = "dict[str, float]"
+Labels: TypeAlias = "dict[Tensor, tuple[str, str]]"
+"""The name of each parameter, and of what it is logged as part of."""
 
 
 @dataclass
@@ -52,6 +55,16 @@ class _Start:
     sketch: Sketch | None
 
 
+@dataclass
+class _Gradients:
+    """What is known of the gradients before they are clipped."""
+
+    params: list[Tensor]
+    squares: Tensor
+    unscaled: bool
+    """What a GradScaler put on them is out of the squares already."""
+
+
 class Watch:
     """One optimizer under observation."""
 
@@ -59,7 +72,7 @@ class Watch:
         self,
         optimizer: torch.optim.Optimizer,
         settings: UpdateNorms,
-        labels: Callable[[], dict[Tensor, tuple[str, str]]],
+        labels: Callable[[], Labels],
         write: Write,
         prefix: str,
     ) -> None:
@@ -68,7 +81,7 @@ class Watch:
         """Steps made so far."""
         self._write = write
         self._start: _Start | None = None
-        self._unclipped: tuple[list[Tensor], Tensor] | None = None
+        self._unclipped: _Gradients | None = None
         self._outside: dict[str, int] = {}
         self._warned: set[str] = set()
         self._hooks: list[Any] = []
@@ -125,10 +138,14 @@ class Watch:
         params = self._params()
         if params:
             squares = square_sums(_gradients(params), home_of(params))
-            self._unclipped = params, squares if scale is None else squares / precise(scale).square()
+            if scale is not None:
+                squares = squares / precise(scale).square()
+            self._unclipped = _Gradients(params, squares, unscaled=scale is not None)
 
     def forget(self) -> None:
         """Drop what is known of a step that was not made."""
+        if self._start is None and self._unclipped is None:
+            return
         self._start = self._unclipped = None
         if isinstance(self.optimizer, Reporting):
             self.optimizer.record(False)
@@ -178,21 +195,22 @@ class Watch:
         lrs = [group.get("lr") for group in self.optimizer.param_groups]
         scale, skipped = (getattr(self.optimizer, name, None) for name in ("grad_scale", "found_inf"))
         sketched = None if start.sketch is None else start.sketch.square_sum(home)
-        table, numbers = _read(matrix, [scale, skipped, sketched, *lrs, *_flat(report)])
+        table, numbers = read(matrix, [scale, skipped, sketched, *lrs, *flat(report)])
         if numbers[1]:  # an optimizer that unscales gradients itself, and found some that are not finite
             return None
         rows: list[Sums] = [dict(zip(columns, row, strict=True)) for row in table]
-        if scale is not None and "grad" in columns:
+        if scale is not None and "grad" in columns and self._unclipped is not None and not self._unclipped.unscaled:
             for row in rows:
                 row["grad"] /= numbers[0] ** 2
         total = {name: sum(row[name] for row in rows) for name in columns}
         if sketched is not None:
             total["update"] = max(numbers[2], 0.0)
-        scalars = self._sizes(params, rows, total)
+        labels = self.labels()
+        scalars = self._sizes(params, rows, total, labels)
         values = iter(numbers[3:])
         lrs = [None if lr is None else value for lr, value in zip(lrs, values, strict=False)]
-        scalars |= self._reported(_filled(report, values), lrs)
-        histograms = self._histograms(start) if self.settings.histogram else {}
+        scalars |= self._reported(filled(report, values), lrs, labels)
+        histograms = self._histograms(start, labels) if self.settings.histogram else {}
         return (
             {f"{self.prefix}{key}": value for key, value in scalars.items()},
             {f"{self.prefix}{key}": value for key, value in histograms.items()},
@@ -205,10 +223,9 @@ class Watch:
         columns = {"weight": start.weight}
         if "clipped" in wanted:
             columns["clipped"] = square_sums(_gradients(params), home)
-        if "grad" in wanted and self._unclipped is not None:
-            same = [id(p) for p in self._unclipped[0]] == [id(p) for p in params]
-            if same:
-                columns["grad"] = self._unclipped[1]
+        before = self._unclipped
+        if "grad" in wanted and before is not None and list(map(id, before.params)) == list(map(id, params)):
+            columns["grad"] = before.squares
         if start.copies is None:
             return columns
         torch._foreach_sub_(start.copies, [part_of(p, p) for p in params])  # θ - θ', in the copy's memory
@@ -225,9 +242,8 @@ class Watch:
                 columns["dot"] = dots(pairs, home)
         return columns
 
-    def _histograms(self, start: _Start) -> dict[str, Tensor]:
+    def _histograms(self, start: _Start, labels: Labels) -> dict[str, Tensor]:
         """θ' - θ of whole parameters, on the host."""
-        labels = self.labels()
         steps = {}
         for p, step in zip(start.params, start.copies or (), strict=True):
             name, label = labels[p]
@@ -238,8 +254,8 @@ class Watch:
 
     # On the host
 
-    def _sizes(self, params: Sequence[Tensor], rows: Sequence[Sums], total: Sums) -> dict[str, float]:
-        labels = self.labels()
+    def _sizes(self, params: Sequence[Tensor], rows: Sequence[Sums], total: Sums, labels: Labels) -> dict[str, float]:
+        """Norms and what is made of them."""
         parts: dict[str, Sums] = {}
         for p, row in zip(params, rows, strict=True):
             label = labels[p][1]
@@ -265,7 +281,7 @@ class Watch:
         return scalars
 
     def _reported(
-        self, report: dict[str, float | dict[Tensor, float]], lrs: Sequence[float | None]
+        self, report: dict[str, float | dict[Tensor, float]], lrs: Sequence[float | None], labels: Labels
     ) -> dict[str, float]:
         """Learning rates of the groups, and what the optimizer reports."""
         effective = report.pop("lr", {})
@@ -274,7 +290,7 @@ class Watch:
             for name, group, lr in zip(group_names(self.optimizer), self.optimizer.param_groups, lrs, strict=True):
                 if isinstance(effective, dict):
                     own = {p: effective[p] for p in group["params"] if p in effective}
-                    lr = _mean(own) if own else lr
+                    lr = mean(own) if own else lr
                 else:
                     lr = effective
                 if lr is not None:
@@ -285,7 +301,6 @@ class Watch:
             return scalars
         if not report:
             self._warn_missing("optimizer")
-        labels = self.labels()
         for name, reported in report.items():
             if not isinstance(reported, dict):
                 scalars[f"optimizer/{name}"] = reported
@@ -294,8 +309,8 @@ class Watch:
             for p, value in reported.items():
                 if p in labels and self.settings.includes(labels[p][1]):
                     parts.setdefault(labels[p][1], {})[p] = value
-            scalars[f"optimizer/{name}"] = _mean(reported)
-            scalars |= {f"optimizer/{name}/{label}": _mean(part) for label, part in parts.items()}
+            scalars[f"optimizer/{name}"] = mean(reported)
+            scalars |= {f"optimizer/{name}/{label}": mean(part) for label, part in parts.items()}
         return scalars
 
     # Warnings
@@ -347,45 +362,6 @@ def _momentum(state: Mapping[str, Any], param: Tensor) -> Tensor | None:
     """This rank's part of a parameter's momentum, if it has one."""
     found = next((state[name] for name in MOMENTA if isinstance(state.get(name), Tensor)), None)
     return None if found is None or found.shape != param.shape else part_of(param, found)
-
-
-def _flat(report: Mapping[str, Reported]) -> list[float | Tensor]:
-    """All values of a report."""
-    flat: list[float | Tensor] = []
-    for reported in report.values():
-        flat += reported.values() if isinstance(reported, Mapping) else [reported]
-    return flat
-
-
-def _filled(report: Mapping[str, Reported], values: Iterator[float]) -> dict[str, float | dict[Tensor, float]]:
-    """A report with the numbers of the host in the place of its values."""
-    return {
-        name: {p: next(values) for p in reported} if isinstance(reported, Mapping) else next(values)
-        for name, reported in report.items()
-    }
-
-
-def _mean(values: Mapping[Tensor, float]) -> float:
-    """Of numbers of parameters, over all coordinates of these."""
-    size = sum(p.numel() for p in values)
-    return sum(value * p.numel() for p, value in values.items()) / size if size else math.nan
-
-
-def _read(matrix: Tensor, values: Sequence[float | Tensor | None]) -> tuple[list[list[float]], list[float]]:
-    """A matrix and single values, 0 for None, as numbers of the host: the only place that waits for the device."""
-    tensors = [number(0.0 if value is None else value) for value in values]
-    together: dict[torch.device, list[int]] = {}
-    for i, t in enumerate(tensors):
-        together.setdefault(t.device, []).append(i)
-    parts = [
-        sent(torch.stack([precise(tensors[i]) for i in indices]), matrix.device).to(matrix.dtype)
-        for indices in together.values()
-    ]
-    flat = torch.cat([matrix.reshape(-1), *parts]).tolist()
-    rows, width = matrix.shape
-    order = [i for indices in together.values() for i in indices]
-    single = dict(zip(order, flat[rows * width :], strict=True))
-    return [flat[i * width : (i + 1) * width] for i in range(rows)], [single[i] for i in range(len(values))]
 
 
 def _warn(text: str) -> None:

@@ -32,7 +32,7 @@ class UpdateNormLog(UpdateNorms):
 
 def log_update_norms(
     optimizer: torch.optim.Optimizer,
-    writer: SummaryWriter,
+    writer: SummaryWriter | None,
     every_n_steps: int = 50,
     names: Names | None = None,
     *,

@@ -81,7 +81,7 @@ class UpdateNormMonitor(UpdateNorms, pl.Callback):
         self.unwatch()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self.unwatch()
+        self.on_train_end(trainer, pl_module)
 
     def state_dict(self) -> dict[str, int]:
         return {watch.prefix: watch.steps for watch in self._watches} or self._steps

@@ -69,5 +69,7 @@ def number(value: float | Tensor) -> Tensor:
     """A reported number as a plain tensor without dimensions, still on its device."""
     if not isinstance(value, Tensor):
         return torch.tensor(value, dtype=torch.float64, device="cpu")
+    if value.numel() != 1:
+        raise ValueError(f"report() has a tensor of shape {tuple(value.shape)}, where one number is expected")
     whole: Tensor = value.detach().full_tensor() if is_dtensor(value) else value.detach()  # type: ignore[attr-defined]
     return whole.reshape(())

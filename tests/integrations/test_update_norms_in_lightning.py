@@ -182,6 +182,36 @@ def test_manual_optimization_of_two_optimizers(tmp_path: Path) -> None:
     assert {row["Adam-1/lr/pg1"] for row in second} == {"0.2"}
 
 
+class ManualScaled(Regression):
+    """Mixed precision by hand: the gradients are scaled until the step, which the second batch makes impossible."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Sequence[Tensor], index: int) -> None:
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(self.loss(batch[0].float()) * (math.inf if index == 1 else 1))
+        optimizer.step()
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_mixed_precision_by_hand(fused: bool, tmp_path: Path) -> None:
+    """With fused=True the optimizer unscales, and is called with gradients that are not finite, too."""
+    model = ManualScaled().float()
+    model.configure_optimizers = lambda: torch.optim.AdamW(model.parameters(), lr=0.1, fused=fused)  # type: ignore[method-assign]
+    precision = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**8))
+    copier, logged = fit(model, tmp_path, UpdateNormMonitor(1), plugins=[precision])
+    assert [int(row["step"]) for row in logged] == [0, 2, 3, 4, 5]
+    for row in logged:
+        expected = copier.batches[int(row["step"])]
+        agree(row, {key: value for key, value in expected.items() if not key.startswith("grad_norm/")}, rel=1e-4)
+        for key in expected:
+            if key.startswith("grad_norm/"):
+                assert float(row[key]) == pytest.approx(float(row[key.replace("norm/", "norm_clipped/")]), rel=1e-4)
+
+
 def test_a_resumed_run_logs_the_same_steps(tmp_path: Path) -> None:
     """Stopped after an epoch of 6 batches, between logged steps; with two monitors of different settings."""
 

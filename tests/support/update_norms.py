@@ -134,6 +134,7 @@ def log(model: pl.LightningModule, directory: Path, low_memory: bool, **options:
         **options,
         logger=CSVLogger(directory, name="", version=""),
         callbacks=[UpdateNormMonitor(2, low_memory=low_memory)],
+        gradient_clip_val=0.3,
         use_distributed_sampler=False,
     )
     trainer.fit(model)
