@@ -139,8 +139,8 @@ class AveragedWeightsCallback(_OtherWeights):
     :class:`~optzoo.optimizers.PolynomialDecayAverager` in a Trainer: Shamir & Zhang, 2013, arXiv:1212.1824; what "DoG
     is SGD's Best Friend" (Ivgi, Hinder & Carmon, 2023, arXiv:2302.12022) evaluates. It takes in the weights after every
     batch that ends in an optimizer step. Evaluation, checkpoints and resuming are as with :class:`SlowWeightsCallback`.
-    Buffers are not averaged: with BatchNorm take Lightning's ``WeightAveraging``, with ``use_buffers=True`` and
-    :func:`~optzoo.optimizers.polynomial_decay_avg_fn`.
+    Parameters that become trainable later are not averaged, nor are buffers: with BatchNorm take Lightning's
+    ``WeightAveraging``, with ``use_buffers=True`` and :func:`~optzoo.optimizers.polynomial_decay_avg_fn`.
 
     When: with DoG, whose step size does not decay; or instead of decaying the lr of any optimizer.
 

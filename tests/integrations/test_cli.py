@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import yaml
 from lightning.pytorch.cli import LightningCLI
 from torch import Tensor, nn
 
+import optzoo.integrations.lightning
 from optzoo.integrations.lightning import OptimizerCLI
 from optzoo.optimizers import PSGD, AdamW, CAdamW, Cautious, Lookahead, list_optimizers, optimizer_info
 from optzoo.schedulers import Scheduler, presets
@@ -225,6 +228,12 @@ def test_unknown_options_of_groups_name_the_nearest() -> None:
         parsed("--optimizer=PSGD", "--groups={adam_lr: 0.1}")
     with pytest.raises(TypeError, match="made by param_groups, which has no option 'weight_decay'"):
         parsed("--optimizer=AdamW", "--groups={weight_decay: 0.1}")
+
+
+def test_without_jsonargparse_the_import_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    with pytest.raises(ModuleNotFoundError, match=r"needs jsonargparse, .* pip install 'optzoo\[lightning\]'"):
+        importlib.reload(optzoo.integrations.lightning)
 
 
 def test_a_model_with_an_optimizer_of_its_own() -> None:
