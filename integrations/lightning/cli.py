@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from importlib import import_module
 from types import MethodType
 from typing import Any, TypeAlias
 
@@ -45,8 +44,8 @@ class OptimizerCLI(LightningCLI):
       PSGD and the rest to AdamW. ``--groups null`` passes ``model.parameters()`` as they are.
     - **Per batch.** The schedule steps after every optimizer step, not every epoch. ReduceLROnPlateau, which needs a
       metric, still steps every epoch. A ``total`` that is not given is ``trainer.estimated_stepping_batches``.
-    - **Short names.** ``AdamW``, ``Lookahead``, ``WSD``, … are this library's, also where torch has one of that name;
-      any other optimizer or scheduler goes by its class path.
+    - **Short names.** ``AdamW``, ``Lookahead``, ``WSD``, … are this library's, also where torch has one of that name.
+      Every other optimizer or scheduler goes by its class path, and by name once its module is imported.
 
     Nested optimizers are nested options: ``--optimizer Lookahead --optimizer.base CAdamW --optimizer.base.lr 1e-3``.
     Override :meth:`configure_optimizers` as in LightningCLI. For several optimizers take LightningCLI itself and
@@ -131,12 +130,13 @@ def _groups(owner: str, optimizer: Any, options: Mapping[str, Any] | None) -> Ca
 
 def _group_function(optimizer: Any) -> Callable[..., Any]:
     """The registry's for that optimizer, within its wrappers; ``param_groups`` where it is not registered."""
-    while isinstance(base := optimizer.get("init_args", {}).get("base"), Namespace):
-        optimizer = base
-    module, name = optimizer["class_path"].rsplit(".", 1)
-    made = getattr(import_module(module), name)
-    registered = [optimizer_info(name) for name in list_optimizers()]
-    return next((info.groups for info in registered if made is info.optimizer_class), param_groups)
+    path = ""
+    while isinstance(optimizer, Namespace):  # else there is no base, or it is a function
+        path, optimizer = optimizer.class_path, optimizer.get("init_args", {}).get("base")
+    for info in map(optimizer_info, list_optimizers()):
+        if path.startswith("optzoo.optimizers.") and path.endswith(f".{info.optimizer_class.__name__}"):
+            return info.groups
+    return param_groups
 
 
 def _schedule(make: Callable[..., Any], optimizer: torch.optim.Optimizer, module: LightningModule) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,23 @@ def test_names_are_ours_first_and_torchs_by_path() -> None:
     assert type(made("--optimizer=torch.optim.AdamW")) is torch.optim.AdamW
     assert type(made("--optimizer=NAdam")) is torch.optim.NAdam
     assert type(made("--optimizer=Lookahead", "--optimizer.base=AdamW").base_optimizer) is AdamW
+
+
+@pytest.mark.parametrize("name", ["PSGDDense", "PSGDLRA", "PSGDNewton"])
+def test_optimizers_for_small_problems_are_not_in_the_registry_but_have_names(name: str) -> None:
+    assert type(made(f"--optimizer={name}", "--optimizer.lr=0.25")).__name__ == name
+
+
+def make_sgd(params: Iterable[Any], lr: float = 0.25) -> torch.optim.Optimizer:
+    return torch.optim.SGD(params, lr)
+
+
+def test_a_function_may_make_the_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "functions_of_a_user", sys.modules[__name__])
+    monkeypatch.setattr(make_sgd, "__module__", "functions_of_a_user")
+    for arguments in (["--optimizer={}"], ["--optimizer=Lookahead", "--optimizer.base={}"]):
+        optimizer = made(*(argument.format("functions_of_a_user.make_sgd") for argument in arguments))
+        assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
 
 
 # Groups
