@@ -367,3 +367,14 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
 def test_refused(make: Callable[[], Any], message: str) -> None:
     with pytest.raises((ValueError, TypeError), match=message):
         make()
+
+
+def test_names_are_not_those_of_modules() -> None:
+    """A function and its module have the same name; whichever is imported first, the package has the function."""
+    code = (
+        "import optzoo.schedulers.refine, optzoo.schedulers.batch_scaling, optzoo.schedulers.theory\n"
+        "from optzoo.schedulers import refine, batch_scaling, bound, Refined\n"
+        "from optzoo.schedulers.refine import refine as again\n"
+        "assert refine is again and callable(batch_scaling) and callable(bound)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
