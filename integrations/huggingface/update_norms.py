@@ -20,8 +20,8 @@ class UpdateNormCallback(UpdateNorms, TrainerCallback):
     ``train/`` in front. Arguments, what is logged and errors are those of
     :class:`optzoo.integrations.update_norms.UpdateNorms`; histograms go to TensorBoard.
 
-    Accumulated and clipped gradients, mixed precision, DDP and FSDP2, whatever Accelerate makes of the optimizer. Steps
-    are counted by ``state.global_step``, which goes on where a run is resumed.
+    Accumulated and clipped gradients, mixed precision, DDP. Parameters that Accelerate shards (FSDP2) are measured as
+    in Lightning. Steps are counted by ``state.global_step``, which goes on where a run is resumed.
 
     >>> callback = UpdateNormCallback(every_n_steps=100, per="module", include="*.attention.*")
     """

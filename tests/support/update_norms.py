@@ -115,7 +115,7 @@ QUIET: dict[str, Any] = dict(
 
 
 def train_in_rank(rank: int, directory: Path) -> None:
-    """The same training under DDP and FSDP2, its numbers in CSV files; torch.distributed is up already."""
+    """The same training under DDP and FSDP2, its numbers in files; torch.distributed is up already."""
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", GROUP_RANK="0",
         TORCHELASTIC_RUN_ID="1", MASTER_ADDR="localhost", MASTER_PORT="1",
@@ -125,6 +125,9 @@ def train_in_rank(rank: int, directory: Path) -> None:
         log(Regression(), directory / f"ddp{low_memory}", low_memory, strategy=ddp, devices=2)
         fsdp2 = ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo")
         log(Sharded(), directory / f"fsdp2{low_memory}", low_memory, strategy=fsdp2, devices=2)
+    from . import update_norms_in_transformers as transformers
+
+    transformers.log(directory, "two.json", per_device_train_batch_size=4, ddp_backend="gloo")
 
 
 def log(model: pl.LightningModule, directory: Path, low_memory: bool, **options: Any) -> None:
