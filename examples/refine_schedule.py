@@ -10,9 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
-from optzoo.schedulers import Schedule, Scheduler
-from optzoo.schedulers.recorder import GradNormRecorder
-from optzoo.schedulers.refine import refine
+from optzoo.schedulers import GradNormRecorder, Schedule, Scheduler, refine
 
 digits = load_digits()
 images, labels = torch.tensor(digits.data, dtype=torch.float32) / 16, torch.tensor(digits.target)

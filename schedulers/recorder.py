@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from . import recording
+from .listening import with_hooks
 from .recording import NORMS, Recording
 
 _Item = TypeVar("_Item")
@@ -62,27 +63,26 @@ class GradNormRecorder:
         max_points: int = 20_000,
     ) -> None:
         owner = type(self).__name__
-        if not hasattr(optimizer, "register_step_pre_hook"):
+        stepping = with_hooks(optimizer)
+        if stepping is None:
             raise TypeError(f"{owner}: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-        while isinstance(inner := getattr(optimizer, "optimizer", None), torch.optim.Optimizer):
-            optimizer = inner  # Lightning and Accelerate hand out optimizers around the one that steps
         names = (norms,) if isinstance(norms, str) else tuple(norms)
         if not names or not set(names) <= set(NORMS):
             raise ValueError(f"{owner}: norms must be some of {', '.join(map(repr, NORMS))}, got {norms!r}")
         for name, value, least in (("every", every, 1), ("max_points", max_points, 8)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{owner}: {name} must be a whole number >= {least}, got {value!r}")
-        self.optimizer, self.max_points = optimizer, max_points
+        self.optimizer, self.max_points = stepping, max_points
         self._names = tuple(name for name in NORMS if name in names)
         self._orders = [order for name, order in (("l1", 1), ("l2", 2)) if name in names]
         self._recording = Recording(
-            0, every, {name: np.empty(0) for name in self._names}, optimizer=type(optimizer).__name__
+            0, every, {name: np.empty(0) for name in self._names}, optimizer=type(stepping).__name__
         )
         self._current: tuple[list[Tensor], Any, list[_Move]] | None = None
         self._pending: list[tuple[Tensor | None, Any]] = []
         self._handles = [
-            optimizer.register_step_pre_hook(self._pre_step),
-            optimizer.register_step_post_hook(self._post_step),
+            stepping.register_step_pre_hook(partial(_eagerly, self._pre_step)),
+            stepping.register_step_post_hook(partial(_eagerly, self._post_step)),
         ]
 
     @property
@@ -133,13 +133,13 @@ class GradNormRecorder:
         self._current = None
         closure = args[1] if len(args) > 1 else kwargs.get("closure")
         if closure is None:
-            self._look()
+            self._look(optimizer)
             return None
 
         def looked_at() -> Any:
             loss = closure()  # which makes the gradients
             if self._current is None:
-                self._look()
+                self._look(optimizer)
             return loss
 
         if len(args) > 1:
@@ -147,13 +147,13 @@ class GradNormRecorder:
         return args, {**kwargs, "closure": looked_at}
 
     @torch.no_grad()
-    def _look(self) -> None:
+    def _look(self, optimizer: Any) -> None:
         """Before the parameters move."""
-        groups = self.optimizer.param_groups
+        groups = optimizer.param_groups
         if self._recording.total % self._recording.every:
             return
         found = [(group, p, _placed_as(p.grad, p)) for group in groups for p in group["params"] if p.grad is not None]
-        scale = getattr(self.optimizer, "grad_scale", None)  # a fused step under GradScaler unscales by itself
+        scale = getattr(optimizer, "grad_scale", None)  # a fused step under GradScaler unscales by itself
         sums = []
         if found and self._orders:
             sums.append(_over_shards([(g, g) for _, _, g in found], partial(_power_sums, self._orders)))
@@ -195,6 +195,14 @@ class GradNormRecorder:
         while len(found.lrs) > self.max_points:
             found.norms = {name: values[::2] for name, values in found.norms.items()}
             found.lrs, found.every = found.lrs[::2], 2 * found.every
+
+
+def _eagerly(hook: Callable[..., Any], *args: Any) -> Any:
+    """Out of the graph of a compiled step, which would else be made anew at every step."""
+    if torch.compiler.is_compiling():
+        disable: Any = torch.compiler.disable
+        hook = disable(hook)
+    return hook(*args)
 
 
 _Move: TypeAlias = "tuple[dict[str, Any], Tensor, Tensor, Tensor]"

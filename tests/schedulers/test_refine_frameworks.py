@@ -41,8 +41,8 @@ def test_lightning_clips_and_accumulates(tmp_path: Path) -> None:
             self.clip_gradients(optimizer, **clipping)
             seen.append(l2(self))
 
-        def on_train_end(self) -> None:
-            assert GradNormRecorder(self.optimizers()).optimizer is self.recorder.optimizer
+        def on_train_start(self) -> None:
+            self.late = GradNormRecorder(self.optimizers())  # of Lightning's optimizer around it
 
     torch.manual_seed(0)
     data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(128, 4)), 8)
@@ -51,9 +51,9 @@ def test_lightning_clips_and_accumulates(tmp_path: Path) -> None:
         max_epochs=2, accelerator="cpu", gradient_clip_val=1.0, accumulate_grad_batches=2, default_root_dir=tmp_path,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     ).fit(module, data)  # fmt: skip
-    found = module.recorder.recording
-    assert found.total == len(seen) == 16
-    np.testing.assert_allclose(found.norms["l2"], seen, rtol=1e-6)
+    for found in (module.recorder.recording, module.late.recording):
+        assert found.total == len(seen) == 16
+        np.testing.assert_allclose(found.norms["l2"], seen, rtol=1e-6)
 
 
 def test_accelerate_accumulates() -> None:
@@ -72,3 +72,21 @@ def test_accelerate_accumulates() -> None:
             optimizer.zero_grad()
     np.testing.assert_allclose(recorder.recording.norms["l2"], seen, rtol=1e-6)
     assert recorder.recording.total == 6
+
+
+@pytest.mark.slow
+def test_compiled_step_is_compiled_once() -> None:
+    """Under its hooks, which record at every step."""
+    from torch._dynamo.utils import counters
+
+    w = nn.Parameter(torch.ones(5))
+    optimizer = torch.optim.SGD([w], lr=torch.tensor(0.1))  # type: ignore[arg-type]
+    recorder = GradNormRecorder(optimizer)
+    torch.compiler.reset()
+    counters.clear()
+    step = torch.compile(optimizer.step, backend="eager")
+    for t in range(70):
+        w.grad = torch.full((5,), t + 1.0)
+        step()
+    np.testing.assert_allclose(recorder.recording.norms["l1"], 5 * (np.arange(70) + 1.0), rtol=1e-6)
+    assert counters["stats"]["unique_graphs"] == 1

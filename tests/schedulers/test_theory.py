@@ -14,6 +14,7 @@ import torch
 
 from optzoo.schedulers import Schedule
 from optzoo.schedulers.bounds import Array
+from optzoo.schedulers.refine import refine
 from optzoo.schedulers.theory import best_lr, bound, compare, plan_extension, transfer_lr
 from support.convex import Median, best
 
@@ -204,16 +205,22 @@ def test_going_on_from_within_the_cooldown() -> None:
         assert values[-1] == pytest.approx(0.055 * plan.factor, rel=0.1)
 
 
-def test_refined_weights_are_never_worse_than_linear_decay() -> None:
-    """(D² + Σ w² G²) / 2W at its best scale: √(Σ w² G²) / W."""
+def test_refined_schedules_are_never_worse_than_linear_decay() -> None:
+    """The bound (D² + Σ w² G²) / 2W at the best scale of w is D √(Σ w² G²) / W; η_t = w_t Σ_{q>t} w_q gives the w."""
     rng = np.random.default_rng(0)
     for _ in range(200):
-        g = np.exp(rng.normal(0, rng.uniform(0, 2), int(rng.integers(8, 300))))
-        w = g**-2
+        g = np.exp(rng.normal(0, rng.uniform(0, 1.5), int(rng.integers(8, 300))))
+        eta = refine(g, "sgd", smoothing=0, drop_last=False).multipliers
+        w = np.empty_like(g)
+        w[-1] = math.sqrt(eta[-2]) * g[-2] / g[-1]  # by w ∝ G⁻² of the last two, whose product is η
+        tail = w[-1]
+        for t in range(len(g) - 2, -1, -1):
+            w[t] = eta[t] / tail
+            tail += w[t]
         refined = math.sqrt((w**2 * g**2).sum()) / w.sum()
-        flat = math.sqrt((g**2).sum()) / len(g)
-        assert refined <= flat * (1 + 1e-12)
-        assert flat / refined == pytest.approx(math.sqrt((g**2).mean() * (g**-2).mean()), rel=1e-9)
+        linear_decay = math.sqrt((g**2).mean() / len(g))
+        assert refined <= linear_decay * (1 + 1e-9)
+        assert linear_decay / refined == pytest.approx(math.sqrt((g**2).mean() * (g**-2).mean()), rel=1e-6)
 
 
 def test_predicted_lr_in_practice() -> None:
