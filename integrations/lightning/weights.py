@@ -109,9 +109,19 @@ class SlowWeightsCallback(_OtherWeights):
         TypeError: when training starts, if no optimizer is a Lookahead.
         ValueError: a ModelCheckpoint has ``save_weights_only=True``, which passes callbacks by.
 
-    >>> from functools import partial
-    >>> import lightning.pytorch as lightning
-    >>> trainer = lightning.Trainer(callbacks=[SlowWeightsCallback()], accelerator="cpu", logger=False)
+    >>> from lightning.pytorch.demos.boring_classes import BoringModel
+    >>> class Model(BoringModel):
+    ...     def configure_optimizers(self):
+    ...         return Lookahead(self.parameters(), torch.optim.SGD, lr=0.1, k=2)
+    ...     def on_validation_epoch_start(self):
+    ...         (lookahead,), p = self.trainer.optimizers, self.layer.weight
+    ...         steps, fast = lookahead.param_groups[0]["lookahead_step"], lookahead.state[p]["lookahead_slow"]
+    ...         print(f"{steps} step after the sync, the slow weights are in the model: {not torch.equal(p, fast)}")
+    >>> quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
+    >>> trainer = Trainer(callbacks=[SlowWeightsCallback()], max_steps=3, num_sanity_val_steps=0, accelerator="cpu",
+    ...                   limit_train_batches=3, limit_val_batches=1, **quiet)
+    >>> trainer.fit(Model())
+    1 step after the sync, the slow weights are in the model: True
     """
 
     _key = "lookahead_trained_weights"
