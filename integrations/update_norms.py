@@ -66,7 +66,8 @@ class UpdateNorms:
     ranks must log at the same steps. Numbers are of float32 or better.
 
     Steps that are not logged cost a comparison. One that is takes a copy of the trainable parameters while it lasts, a
-    pass over them per quantity, and waits for the device once.
+    pass over them per quantity, and waits for the device once. A compiled ``optimizer.step`` calls its hooks outside of
+    the graph, so leave out ``fullgraph=True`` there.
 
     Args:
         every_n_steps: N >= 1, steps the optimizer made; those a GradScaler skips do not count. Default 50.

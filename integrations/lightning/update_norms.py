@@ -22,10 +22,10 @@ class UpdateNormMonitor(UpdateNorms, pl.Callback):
     ``Adam/update_norm/total``, ``Adam-1/...``. Points lie where those of ``self.log`` do, at Lightning's count of
     batches that stepped.
 
-    Automatic and manual optimization, accumulated and clipped gradients, mixed precision, several optimizers, compiled
-    models and steps (``fullgraph=True`` around ``optimizer.step`` allows no hooks), DDP, and FSDP2
-    (``ModelParallelStrategy``). In manual optimization the gradients before clipping are those after the last
-    ``manual_backward``. Checkpoints hold the count of steps, so that a resumed run goes on at the same ones.
+    For automatic and manual optimization, accumulated and clipped gradients, mixed precision, several optimizers,
+    compiled models and steps, DDP, and FSDP2 (``ModelParallelStrategy``). In manual optimization the gradients before
+    clipping are those after the last ``manual_backward``. Checkpoints hold the count of steps, so that a resumed run
+    goes on at the same ones.
 
     Raises:
         ValueError: also, at the start of training, under FSDP1 (``FSDPStrategy``) and DeepSpeed, whose parameters are
