@@ -220,6 +220,9 @@ class Adafactor(Optimizer):
             _scale(bucket, sums)
         for bucket in buckets:
             h = bucket.h
+            if self.recording:
+                self.note("lr", bucket.params, h.lr * h.gain)
+                self.note("clip_factor", bucket.params, h.clip)
             if h.beta1 is not None and h.momentum_of == "step":
                 h.alpha, h.weight_decay = h.lr * h.gain * h.clip, h.lr * h.weight_decay
                 h.lr = h.gain = 1.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -13,12 +13,12 @@ from .adam import AdamW
 from .core import Optimizer
 from .core.buckets import Bucket, Piece, default_piece, namespace, pieces, sharding
 from .core.options import RULES, describe
-from .core.rule import needs_scale, operands
+from .core.rule import needs_count, operands
 from .core.scalars import Namespace
 from .core.scaled import Scaled, reduce_counts
 from .core.tensorlist import TensorList
 from .core.transforms import cautious
-from .core.wrapper import OptimizerWrapper
+from .core.wrapper import Base, OptimizerWrapper
 from .lion import Lion
 
 
@@ -127,7 +127,7 @@ class Cautious(OptimizerWrapper):
     def __init__(
         self,
         params: ParamsT | torch.optim.Optimizer,
-        base: Callable[[Iterable[Any]], torch.optim.Optimizer] | None = None,
+        base: Base | None = None,
         *,
         cautious: bool = True,
         cautious_scale: str | None = "floor",
@@ -193,7 +193,7 @@ class Cautious(OptimizerWrapper):
         if h.decays and h.decoupled_weight_decay:  # rounded as the base does it: rounding would else pass for a step
             torch._foreach_mul_([start for _, _, start in bucket.rows], 1 - h.lr * h.weight_decay)
         step = _Displacement()
-        scaled = Scaled(bucket, h) if needs_scale(h) else None
+        scaled = Scaled(bucket, h, self) if needs_count(h, self.recording) else None
         for piece in pieces(bucket, range(len(bucket.rows)), default_piece(bucket.device), pack=True, wrap=True):
             if scaled is None:
                 step.whole(piece, h)
@@ -255,8 +255,9 @@ class _Displacement:
         u = self.direction(piece, h)
         return u if piece.small else None, list(u.count_nonzero())
 
-    def second(self, piece: Piece, u: Any, scale: list[Tensor], h: Namespace) -> None:
-        self._apply(piece, self.direction(piece, h) if u is None else u, TensorList(scale))
+    def second(self, piece: Piece, u: Any, scale: list[Tensor] | None, h: Namespace) -> None:
+        scales = None if scale is None else TensorList(scale)
+        self._apply(piece, self.direction(piece, h) if u is None else u, scales)
 
     def _apply(self, piece: Piece, u: TensorList, scale: TensorList | None) -> None:
         """θ ← θ_d - s · φ·u, written so that what is masked, and where s = 1 what is kept, keeps its bits."""

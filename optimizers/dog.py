@@ -15,6 +15,7 @@ from .core import Optimizer, Options
 from .core.buckets import Bucket, local, sharding
 from .core.options import POSITIVE, one_of, optional
 from .core.reductions import over_shards
+from .core.reports import Reported
 from .core.rule import working_dtype
 from .core.scalars import precise
 
@@ -216,6 +217,20 @@ class DoG(Optimizer):
         nan where no step has been made. The tensors are on the parameters' device, reading them waits for it.
         """
         return [self._effective_lr(group) for group in self.param_groups]
+
+    def report(self) -> dict[str, Reported]:
+        """The step size ``eta`` and the ``distance`` it is made of: one number, or of smaller blocks one per parameter.
+
+        ``lr`` is their effective one, lr · η.
+        """
+        known = [(group, p) for group in self.param_groups for p in group["params"] if self.state.get(p)]
+        distance: dict[Tensor, Tensor] = {p: self.state[p]["max_distance"] for _, p in known}
+        eta = {p: _step_size(distance[p], self.state[p]["grad_sq_sum"], group) for group, p in known}
+        report: dict[str, Reported] = {"lr": {p: group["lr"] * eta[p] for group, p in known}}
+        together = known and all(group["scope"] == "all" for group, _ in known)
+        for name, values in (("eta", eta), ("distance", distance)):
+            report[name] = values[known[0][1]] if together else values
+        return {**super().report(), **report}
 
     def _effective_lr(self, group: Mapping[str, Any]) -> Tensor:
         sizes = [

@@ -16,7 +16,7 @@ from .core.options import FRACTION, NON_NEGATIVE
 
 def param_groups(
     model: nn.Module,
-    weight_decay: float = 0.0,
+    weight_decay: float | None = 0.0,
     *,
     lr: float | None = None,
     no_decay: Sequence[str] = ("bias", "norm"),
@@ -38,7 +38,7 @@ def param_groups(
         model: the module to train; may be compiled. With FSDP1, whose flat parameters have lost their shapes, call this
             before wrapping.
         weight_decay: for the parameters that decay, >= 0. It is set in every group, so the optimizer's own is not used.
-            Default 0, under which nothing decays.
+            Default 0, under which nothing decays. None leaves it to the optimizer where parameters decay.
         lr: set in every group, >= 0. None (default) leaves it to the optimizer.
         no_decay: which parameters do not decay. Kinds, and glob patterns for names (``"*.pos_embed"``; ``*`` also
             matches dots):
@@ -84,7 +84,8 @@ def param_groups(
         if not p.tensor.requires_grad:
             continue
         decays = not exempt(p)  # whatever weight_decay is: a resumed run may have another, in the same groups
-        options = {"weight_decay": float(weight_decay) if decays else 0.0}
+        decay = weight_decay if decays else 0.0
+        options = {} if decay is None else {"weight_decay": float(decay)}
         if lr is not None:
             options["lr"] = lr * (layer_decay or 1.0) ** (depth - layers.get(p.name, 0))
         patterns, own = override(p)
@@ -261,8 +262,8 @@ def _check_model(model: object) -> None:
 
 
 def _check_numbers(weight_decay: object, lr: object, layer_decay: object) -> None:
-    if not NON_NEGATIVE.holds(weight_decay):
-        raise ValueError(f"param_groups: weight_decay must be {NON_NEGATIVE.wording}, got {weight_decay!r}")
+    if weight_decay is not None and not NON_NEGATIVE.holds(weight_decay):
+        raise ValueError(f"param_groups: weight_decay must be {NON_NEGATIVE.wording} or None, got {weight_decay!r}")
     if lr is not None and not NON_NEGATIVE.holds(lr):
         raise ValueError(f"param_groups: lr must be {NON_NEGATIVE.wording} or None, got {lr!r}")
     if layer_decay is not None and not FRACTION.holds(layer_decay):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -15,7 +15,7 @@ from .adam import AdamW
 from .core.buckets import cut, default_piece, local
 from .core.options import FRACTION, Rule, one_of
 from .core.rule import working_dtype
-from .core.wrapper import OptimizerWrapper
+from .core.wrapper import Base, OptimizerWrapper
 
 _Beginning: TypeAlias = "tuple[Mapping[str, Any], Tensor, Tensor]"
 """A group, a parameter of it that is about to make its first step, and its slow weights."""
@@ -93,7 +93,7 @@ class Lookahead(OptimizerWrapper):
     def __init__(
         self,
         params: ParamsT | torch.optim.Optimizer,
-        base: Callable[[Iterable[Any]], torch.optim.Optimizer] | None = None,
+        base: Base | None = None,
         k: int = 5,
         alpha: float = 0.5,
         *,

@@ -281,8 +281,7 @@ def create_optimizer(
     if isinstance(params_or_model, nn.Module):
         own = [name for name in inspect.signature(info.groups).parameters if name not in info.defaults]
         grouping = {name: options.pop(name) for name in own if name in options}
-        decay = info.defaults["weight_decay"] if weight_decay is None else weight_decay
-        params = info.groups(params_or_model, decay, **grouping)
+        params = info.groups(params_or_model, weight_decay, **grouping)
     factory: Any = info.optimizer_class
     optimizer: Optimizer = factory(params, **options)
     return optimizer

@@ -81,7 +81,7 @@ class Linear(Preset):
     def __init__(
         self,
         optimizer: Optimizer,
-        total: int | None,
+        total: int | None = None,
         warmup: Steps = 0,
         end: float = 0.0,
         **options: Unpack[PresetOptions],
@@ -104,7 +104,7 @@ class Cosine(Preset):
     def __init__(
         self,
         optimizer: Optimizer,
-        total: int | None,
+        total: int | None = None,
         warmup: Steps = 0,
         end: float = 0.0,
         **options: Unpack[PresetOptions],
@@ -131,7 +131,7 @@ class WSD(Preset):
     def __init__(
         self,
         optimizer: Optimizer,
-        total: int | None,
+        total: int | None = None,
         warmup: Steps = 0,
         cooldown: Steps = 0.2,
         shape: str = "linear",
@@ -179,7 +179,7 @@ class Polynomial(Preset):
     def __init__(
         self,
         optimizer: Optimizer,
-        total: int | None,
+        total: int | None = None,
         warmup: Steps = 0,
         power: float = 1.0,
         end: float = 0.0,
@@ -203,7 +203,7 @@ class Exponential(Preset):
     def __init__(
         self,
         optimizer: Optimizer,
-        total: int | None,
+        total: int | None = None,
         warmup: Steps = 0,
         end: float = 0.1,
         gamma: float | None = None,
@@ -230,7 +230,7 @@ class CosineRestarts(Preset):
     def __init__(
         self,
         optimizer: Optimizer,
-        total: int | None,
+        total: int | None = None,
         warmup: Steps = 0,
         first: Steps = 0.25,
         stretch: float = 1.0,
@@ -262,7 +262,7 @@ class Power(Preset):
     def __init__(
         self,
         optimizer: Optimizer,
-        total: int | None,
+        total: int | None = None,
         warmup: Steps = 0,
         stable: Steps = 0,
         power: float = 0.51,
@@ -303,7 +303,7 @@ class OneCycle(Preset):
     def __init__(
         self,
         optimizer: Optimizer,
-        total: int | None,
+        total: int | None = None,
         warmup: Steps = 0.3,
         start: float = 0.04,
         end: float = 4e-6,

@@ -77,7 +77,9 @@ class Fused:
         """Only the count. The update is cheaper to compute again, while memory is read anyway, than to store."""
         return None, [self._count(piece.p, piece.g, list(vars(piece.s).values()), h)]
 
-    def second(self, piece: Piece, u: None, scale: list[Tensor], h: Tensor) -> None:
+    def second(self, piece: Piece, u: None, scale: list[Tensor] | None, h: Tensor) -> None:
+        if scale is None:
+            return self.whole(piece, h)
         self._scaled(piece.p, piece.g, list(vars(piece.s).values()), h, scale[0])
 
 

@@ -15,6 +15,7 @@ from . import options as option_rules
 from .buckets import Bucket, Piece, default_piece, flat_pieces, measured_piece, pieces, sharding, zeros
 from .fused import SMALLEST, Fused, fused_rule
 from .options import Options, describe
+from .reports import Reporting
 from .scalars import hyperparameters, precise, split, table, wrapped
 from .scaled import Scaled, reduce_counts
 
@@ -22,7 +23,7 @@ _MODES = frozenset({"foreach", "fused", "capturable"})
 _ONE = torch.tensor(1.0, device="cpu")  # a tensor, because foreach would make one of a number for every step count
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(Reporting, torch.optim.Optimizer):
     """Base of the optimizers here: θ ← θ − lr · (gain · T(u) + λθ) with u = update(p, g, s, h).
 
     A subclass names its ``buffers`` and writes ``update`` in Tensor's methods; the base does everything else: parameter
@@ -185,7 +186,7 @@ class Optimizer(torch.optim.Optimizer):
     def _step_bucket(self, bucket: Bucket, sharded: list[Scaled]) -> None:
         """Step a bucket's parameters, except that sharded updates that need a scale are left in ``sharded``."""
         h = bucket.h
-        scaled = Scaled(bucket, h) if rule.needs_scale(h) else None
+        scaled = Scaled(bucket, h, self) if rule.needs_count(h, self.recording) else None
         compiled = []
         for run, piece, numbers in self._pass(bucket, default_piece(bucket.device)):
             if isinstance(run, Fused):

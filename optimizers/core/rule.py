@@ -54,9 +54,12 @@ def descend(p: Any, u: Any, scale: Any, h: Namespace) -> None:
         p.copy_(theta)
 
 
-def needs_scale(h: Namespace) -> bool:
-    """Whether the update is scaled by a number that only the whole tensor can tell."""
-    return bool(h.cautious) and h.cautious_scale is not None
+def needs_count(h: Namespace, recording: bool) -> bool:
+    """Whether the kept coordinates are counted: to scale the update by what only the whole tensor can tell, or to tell.
+
+    recording: the optimizer is asked to report on this step.
+    """
+    return bool(h.cautious) and (recording or h.cautious_scale is not None)
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -97,8 +100,8 @@ class Eager:
         kept = u.count_nonzero()
         return u if piece.small else None, list(kept) if isinstance(kept, TensorList) else [kept]
 
-    def second(self, piece: Piece, u: Any, scale: list[Tensor], h: Namespace) -> None:
-        """The rest of the step, once the scale of each tensor is known."""
+    def second(self, piece: Piece, u: Any, scale: list[Tensor] | None, h: Namespace) -> None:
+        """The rest of the step, once the scale of each tensor is known, if there is one."""
         if u is None:
             u = direction(self.update, piece.p, piece.g, piece.s, h)
-        descend(piece.p, u, TensorList(scale) if isinstance(u, TensorList) else scale[0], h)
+        descend(piece.p, u, None if scale is None else TensorList(scale) if isinstance(u, TensorList) else scale[0], h)

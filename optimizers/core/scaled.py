@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .buckets import HELD, Bucket, Piece
 from .reductions import over_shards
+from .reports import Reporting
 from .scalars import Namespace
 from .tensorlist import TensorList
 from .transforms import cautious_scale
@@ -21,8 +22,8 @@ class Scaled:
     Until ``finish`` they hold the updates of small tensors: of one, or of all where counts cross ranks.
     """
 
-    def __init__(self, bucket: Bucket, h: Namespace) -> None:
-        self.bucket, self.h = bucket, h
+    def __init__(self, bucket: Bucket, h: Namespace, reporting: Reporting) -> None:
+        self.bucket, self.h, self.reporting = bucket, h, reporting
         self.kept: dict[int, Tensor] = {}
         self._waiting: list[tuple[Any, Piece, Any, Any]] = []
         self._shelf: Tensor | None = None
@@ -41,15 +42,17 @@ class Scaled:
             return
         rows = list(self.kept)
         dtype = torch.float64 if self.bucket.rows[0][0].dtype == torch.float64 else torch.float32
-        scales = cautious_scale(
-            TensorList(self.kept.values()).to(dtype),
-            [self.bucket.size(row) for row in rows],
-            self.h.cautious_scale,
-            self.h.cautious_floor,
-        )
-        scale = dict(zip(rows, scales, strict=True))
+        kept = TensorList(self.kept.values()).to(dtype)
+        sizes = [self.bucket.size(row) for row in rows]
+        if self.reporting.recording:
+            for row, count, size in zip(rows, kept, sizes, strict=True):
+                self.reporting.note("kept", [self.bucket.params[row]], count / max(size, 1))
+        scale = None
+        if self.h.cautious_scale is not None:
+            scales = cautious_scale(kept, sizes, self.h.cautious_scale, self.h.cautious_floor)
+            scale = dict(zip(rows, scales, strict=True))
         for rule, piece, u, numbers in self._waiting:
-            rule.second(piece, u, [scale[row] for row in piece.rows], numbers)
+            rule.second(piece, u, None if scale is None else [scale[row] for row in piece.rows], numbers)
         self.kept, self._waiting, self._used = {}, [], 0
 
     def _put_by(self, u: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor
@@ -12,11 +12,16 @@ from torch.optim.optimizer import ParamsT
 
 from .checkpoints import like
 from .eager import EagerFrame, eager
+from .optimizer import Optimizer
 from .options import Rule, describe, validate
+from .reports import Reported, Reporter, Reporting
 from .rule import working_dtype
 
+Base: TypeAlias = Callable[[Iterable[Any]], Optimizer] | Callable[[Iterable[Any]], torch.optim.Optimizer]
+"""What makes an optimizer of parameters. Command lines look short names up in this order: AdamW is that of optzoo."""
 
-class OptimizerWrapper(torch.optim.Optimizer):
+
+class OptimizerWrapper(Reporting, torch.optim.Optimizer):
     """Base of optimizers that do something before and after each step of another one, ``base_optimizer``.
 
     There is one set of groups, state and defaults, the base's, so schedulers, scalers and checkpoints reach both. What
@@ -50,7 +55,7 @@ class OptimizerWrapper(torch.optim.Optimizer):
     def __init__(
         self,
         params: ParamsT | torch.optim.Optimizer,
-        base: Callable[[Iterable[Any]], torch.optim.Optimizer] | None,
+        base: Base | None,
         base_options: Mapping[str, Any],
         **options: Any,
     ) -> None:
@@ -277,6 +282,17 @@ class OptimizerWrapper(torch.optim.Optimizer):
             name = type(base).__name__
             raise TypeError(f"{type(self).__name__}: {name} has no init_state(); its state comes with its first step")
         base.init_state()
+
+    def report(self) -> dict[str, Reported]:
+        """What the base reports, if it does, and what the wrapper adds."""
+        base = self.base_optimizer
+        return {**(base.report() if isinstance(base, Reporter) else {}), **super().report()}
+
+    def record(self, on: bool = True) -> None:
+        """As in the optimizers, for the base too."""
+        super().record(on)
+        if isinstance(self.base_optimizer, Reporting):
+            self.base_optimizer.record(on)
 
     # Checkpoints and copies
 

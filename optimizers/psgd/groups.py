@@ -12,7 +12,7 @@ from ..groups import param_groups
 
 def psgd_groups(
     model: nn.Module,
-    weight_decay: float = 0.0,
+    weight_decay: float | None = 0.0,
     *,
     adamw_lr: float | None = 1e-3,
     no_decay: Sequence[str] = ("bias", "norm"),
@@ -24,7 +24,7 @@ def psgd_groups(
 
     Args:
         model: the module to train.
-        weight_decay: for the parameters that decay, >= 0. Default 0.
+        weight_decay: for the parameters that decay, >= 0. Default 0; None leaves it to the optimizer.
         adamw_lr: lr of AdamW's groups. Default 1e-3, AdamW's own; None: PSGD for everything.
         no_decay: which parameters do not decay, see :func:`optzoo.optimizers.param_groups`.
 

@@ -14,6 +14,7 @@ from ..core.buckets import Bucket
 from ..core.eager import eager
 from ..core.fused import SMALLEST
 from ..core.options import DECAY, FRACTION, NON_NEGATIVE, POSITIVE, Rule, one_of, optional
+from ..core.reports import Reported
 from ..core.scalars import precise
 from . import fused, kron
 from .batch import Batch, factor_dtype, real_shape
@@ -168,6 +169,17 @@ class KronOptimizer(Optimizer):
     def signal(self, batch: Batch, mean: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the factors are fitted to: a gradient and None, or Hv and v. ``mean``: what will be preconditioned."""
         raise NotImplementedError(f"{type(self).__name__} says with signal(batch, mean) what its factors are fitted to")
+
+    def report(self) -> dict[str, Reported]:
+        """The norm ‖Q_i‖ of every factor, ``Q0_norm`` and so on."""
+        factors = [
+            (f"{name}_norm", p, t) for p, state in self.state.items() for name, t in state.items() if name[0] == "Q"
+        ]
+        norms = torch._foreach_norm([t for _, _, t in factors]) if factors else ()
+        report: dict[str, dict[Tensor, float | Tensor]] = {}
+        for (name, p, _), norm in zip(factors, norms, strict=True):
+            report.setdefault(name, {})[p] = norm
+        return {**super().report(), **report}
 
 
 def host_count(bucket: Bucket) -> int:

@@ -156,6 +156,15 @@ def test_groups_are_the_same_without_decay() -> None:
     assert all(group["weight_decay"] == 0.0 and "lr" not in group for group in groups)
 
 
+def test_decay_may_be_left_to_the_optimizer() -> None:
+    left = AdamW(param_groups(Model(), None, overrides={"position": {"weight_decay": 0.3}}), weight_decay=0.2)
+    assert [(g["name"], g["weight_decay"]) for g in left.param_groups] == [
+        ("position", 0.3),
+        ("decay", 0.2),
+        ("no_decay", 0.0),
+    ]
+
+
 def test_frozen_parameters_are_left_out() -> None:
     model = Model()
     model.embedding.requires_grad_(False)
@@ -274,8 +283,8 @@ def test_overrides_replace_and_the_later_pattern_wins() -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"weight_decay": -0.1}, ValueError, r"weight_decay must be a finite number >= 0, got -0.1"),
-        ({"weight_decay": "0.1"}, ValueError, r"weight_decay must be a finite number >= 0, got '0.1'"),
+        ({"weight_decay": -0.1}, ValueError, r"weight_decay must be a finite number >= 0 or None, got -0.1"),
+        ({"weight_decay": "0.1"}, ValueError, r"weight_decay must be a finite number >= 0 or None, got '0.1'"),
         ({"weight_decay": float("nan")}, ValueError, r"weight_decay must be .* got nan"),
         ({"lr": -1.0}, ValueError, r"lr must be a finite number >= 0 or None, got -1.0"),
         ({"lr": 1.0, "layer_decay": 0.0}, ValueError, r"layer_decay must be a number in \(0, 1\] or None, got 0.0"),
