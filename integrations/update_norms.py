@@ -70,7 +70,8 @@ class UpdateNorms:
     the graph, so leave out ``fullgraph=True`` there.
 
     Args:
-        every_n_steps: N >= 1, steps the optimizer made; those a GradScaler skips do not count. Default 50.
+        every_n_steps: N >= 1, steps the optimizer made. Those a GradScaler skips do not count, unless the optimizer
+            unscales by itself and is called all the same (torch's ``fused=True``). Default 50.
         per: of what beside the total: each ``"parameter"`` (default), ``"module"`` or parameter ``"group"``, or of
             nothing, ``"total"``.
         include: only of those whose name matches this pattern, with * and ? as in file names. Default None: of all.
@@ -80,7 +81,7 @@ class UpdateNorms:
         histogram: also a histogram of every parameter's update, for TensorBoard; copies it to the host. Default False.
         low_memory: take no copy of the parameters. Of the update there are only ``update_norm/total`` and
             ``update_ratio/total``, from random projections onto 2^20 numbers: exact up to a million parameters, beyond
-            with a relative standard deviation of about 0.1 %. Default False.
+            with a relative standard deviation of about 0.1 % for steps that many coordinates share. Default False.
         ratio_band: (low, high): warn, once by name, of what has an ``update_ratio`` outside of it at
             ``ratio_patience`` logged steps running. Default None: do not.
         ratio_patience: M >= 1 of that. Default 3.

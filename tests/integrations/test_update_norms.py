@@ -282,12 +282,16 @@ def test_cautious_reports_the_share_it_kept(name: str) -> None:
 
 
 @pytest.mark.parametrize("scale", ["floor", None])
-def test_tensors_in_many_pieces_report_and_keep_their_bits(scale: str | None) -> None:
+@pytest.mark.parametrize(
+    ("shape", "fused"), [((17, 2**18), False), pytest.param((300, 300), True, marks=pytest.mark.compiled)]
+)
+def test_big_tensors_report_and_keep_their_bits(shape: tuple[int, int], fused: bool, scale: str | None) -> None:
+    """Those of many pieces, whose update is computed twice to be counted, and those of compiled steps."""
     ends = []
     for recorded in (True, False):
-        (start, first, second) = tensors([(17, 2**18)] * 3, torch.float32)
+        (start, first, second) = tensors([shape] * 3, torch.float32)
         p = nn.Parameter(start)
-        optimizer = CAdamW([p], lr=0.1, weight_decay=0, cautious_scale=scale)
+        optimizer = CAdamW([p], lr=0.1, weight_decay=0, cautious_scale=scale, fused=fused or None)
         optimizer.record(recorded)
         for g in (first, second):
             before = p.detach().clone()
