@@ -137,9 +137,13 @@ def solve_transposed(factor: Tensor, x: Tensor, axis: int) -> Tensor:
     if factor.ndim == 2:
         return along(x, factor.reciprocal(), axis)
     batch, *shape = x.shape
-    fibres = x.movedim(axis + 1, 1).reshape(batch, shape[axis], -1)
     dtype = torch.promote_types(x.dtype, torch.float32)  # there is no solver for less
-    solved: Tensor = torch.linalg.solve_triangular(factor.mT.to(dtype), fibres.to(dtype), upper=False).to(x.dtype)
+    if axis == len(shape) - 1:  # fibres are rows
+        rows = x.reshape(batch, -1, shape[axis]).to(dtype)
+        solved: Tensor = torch.linalg.solve_triangular(factor.to(dtype), rows, upper=True, left=False)
+        return solved.to(x.dtype).view(x.shape)
+    fibres = x.movedim(axis + 1, 1).reshape(batch, shape[axis], -1).to(dtype)
+    solved = torch.linalg.solve_triangular(factor.mT.to(dtype), fibres, upper=False).to(x.dtype)
     return solved.reshape(batch, shape[axis], *shape[:axis], *shape[axis + 1 :]).movedim(1, axis + 1)
 
 

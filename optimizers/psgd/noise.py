@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .factors import stacked
+
 _MASK = (1 << 64) - 1
 
 
@@ -44,7 +46,7 @@ def _normal(seeds: Tensor, draw: int, shape: list[int], like: Tensor) -> Tensor:
     for seed in seeds.tolist():
         generator = torch.Generator(device=like.device).manual_seed(_signed(_hash(seed, draw)))
         rows.append(torch.randn(shape, generator=generator, dtype=torch.float32, device=like.device))
-    return torch.stack(rows).to(like.dtype)
+    return stacked(rows).to(like.dtype)
 
 
 @_normal.register_fake
