@@ -5,7 +5,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .problem import Problem, Target
+from ..problem import Problem, Target
 
 Number = TypeVar("Number", float, Tensor)
 

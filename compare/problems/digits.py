@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from .problem import Problem, Target
+from ..problem import Problem, Target
 
 TRAIN_SIZE = 1437  # of 1797; the other 360 validate
 BATCH_SIZE = 128
