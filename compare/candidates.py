@@ -52,11 +52,6 @@ class Candidate:
         """Whether it says that the schedule of a problem is not for it, by a class attribute of this name."""
         return bool(getattr(self.factory, "own_schedule", False))
 
-    @property
-    def portable(self) -> bool:
-        """Whether another process can build it."""
-        return isinstance(self.source, str)
-
     def build(self, parameters: list[Tensor], hyperparameters: Mapping[str, Any]) -> Optimizer:
         """The optimizer with its own defaults, except for the hyperparameters given and no weight decay."""
         decay = {"weight_decay": 0.0} if "weight_decay" in options_of(self.source) else {}
@@ -65,6 +60,11 @@ class Candidate:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as DoG's: the grid leaves what is recommended on purpose
             return self.factory(parameters, **arguments)
+
+
+def is_importable(thing: Any) -> bool:
+    """Whether other processes find a class or function under its module and name."""
+    return getattr(sys.modules.get(thing.__module__), getattr(thing, "__qualname__", ""), None) is thing
 
 
 def registered() -> list[str]:
@@ -170,9 +170,7 @@ def _tuning_lr(source: str | Factory) -> float | None:
 
 def _path(factory: Factory) -> str | Factory:
     """The import path of a class or function, or itself if other processes cannot import it."""
-    module, qualname = getattr(factory, "__module__", None), getattr(factory, "__qualname__", None)
-    importable = qualname and getattr(sys.modules.get(module or ""), qualname, None) is factory
-    return f"{module}:{qualname}" if importable else factory
+    return f"{factory.__module__}:{factory.__qualname__}" if is_importable(factory) else factory
 
 
 def _factory(source: str | Factory) -> Factory:

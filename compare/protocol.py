@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 from typing import Protocol as Interface
 
 from .errors import unknown_name
-from .results import Stage, Trial
+from .results import MISS, Stage, Trial
 
 Ruleset = Literal["default", "lr", "search"]
 RULESETS: tuple[Ruleset, ...] = ("default", "lr", "search")
 Hyperparameters = dict[str, Any]
+FIRST_SEED = 100  # of the evaluation
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,10 @@ class Protocol:
     points: int = 16  # of the ruleset "search"
     schedule: str = "auto"  # of the learning rate: the problem's own, or one for all
     seconds: float = 30.0  # wall time a run may take
+
+    def with_seeds(self, count: int) -> Protocol:
+        """The same with so many evaluation seeds."""
+        return replace(self, evaluation_seeds=tuple(range(FIRST_SEED, FIRST_SEED + count)))
 
     def to_dict(self) -> dict[str, Any]:
         """For the results folder: the numbers, and all of it in words."""
@@ -55,7 +60,7 @@ class Protocol:
         if self.ruleset == "default":
             return "that; nothing is tuned."
         screening, *retesting = self.tuning_seeds
-        length = "stopped at its confirmed hit" if self.stop_at_hit else "at full length"
+        length = "stopped once it has hit or is too late to be re-tested" if self.stop_at_hit else "at full length"
         if self.ruleset == "lr":
             screened = (
                 f"lr: {2 * self.half_decades + 1} values, half-decade grid centred on the optimizer's default, on "
@@ -63,7 +68,7 @@ class Protocol:
             )
         else:
             screened = f"what its space declares: {self.points} Sobol points on tuning seed {screening}"
-        again = f"re-tested on tuning seeds {', '.join(map(str, retesting))}, stopped at the hit; chosen by"
+        again = f"re-tested on tuning seed{'s' * (len(retesting) > 1)} {', '.join(map(str, retesting))}, stopped at the hit; chosen by"
         return (
             f"{screened}, each {length}; the best {self.retested} {again} median steps to the target over the tuning "
             "seeds, then by median last metric."
@@ -73,13 +78,15 @@ class Protocol:
 def make_protocol(
     quick: bool, seeds: int | None = None, ruleset: str = "lr", schedule: str = "auto", seconds: float = 30.0
 ) -> Protocol:
-    """The quick protocol stops tuning runs at their hit."""
+    """The quick protocol re-tests fewer settings on fewer seeds, and stops screening runs that are decided."""
     if ruleset not in RULESETS:
         raise unknown_name("ruleset", ruleset, RULESETS)
     return Protocol(
         ruleset=ruleset,
         stop_at_hit=quick,
-        evaluation_seeds=tuple(range(100, 100 + (seeds or 3))),
+        tuning_seeds=(0, 1) if quick else (0, 1, 2),
+        retested=2 if quick else 3,
+        evaluation_seeds=tuple(range(FIRST_SEED, FIRST_SEED + (seeds or 3))),
         schedule=schedule,
         seconds=seconds,
     )
@@ -88,7 +95,14 @@ def make_protocol(
 class Run(Interface):
     """Trains once; what the protocol is written against, so that it can be tested without training."""
 
-    def __call__(self, hyperparameters: Hyperparameters, seed: int, stage: Stage, stop_at_hit: bool) -> Trial: ...
+    def __call__(
+        self,
+        hyperparameters: Hyperparameters,
+        seed: int,
+        stage: Stage,
+        stop_at_hit: bool = False,
+        limit: int | None = None,
+    ) -> Trial: ...
 
 
 class GivenUp(Exception):
@@ -124,38 +138,52 @@ def study(
         best = sorted(trials, key=rank)[: protocol.retested]
         tuned = []
         for first in best:
-            again = [run(first.hyperparameters, seed, "retest", True) for seed in protocol.tuning_seeds[1:]]
+            again = [run(first.hyperparameters, seed, "retest", stop_at_hit=True) for seed in protocol.tuning_seeds[1:]]
             trials.extend(again)
             tuned.append((median_rank([first, *again]), first.hyperparameters))
         chosen = min(tuned, key=lambda entry: entry[0])[1]
-    trials.extend(run(chosen, seed, "evaluate", False) for seed in protocol.evaluation_seeds)
+    trials.extend(run(chosen, seed, "evaluate") for seed in protocol.evaluation_seeds)
     return chosen, trials
 
 
 def screen(run: Run, default_lr: float, protocol: Protocol) -> list[Trial]:
-    """One trial per grid point, ascending in lr; the grid grows while its best point is at an end."""
-    low, high = -protocol.half_decades, protocol.half_decades
+    """One trial per grid point, ascending in lr; the grid grows while its best point is at an end.
 
-    def trial(half_decade: int) -> Trial:
+    From the middle outwards: if screening stops early, the outer ones need not be run longer than the best took.
+    """
+    grid: dict[int, Trial] = {}
+
+    def try_(half_decade: int) -> None:
         lr = default_lr * 10 ** (half_decade / 2)
-        return run({"lr": lr}, protocol.tuning_seeds[0], "screen", protocol.stop_at_hit)
+        grid[half_decade] = _screen_one(run, {"lr": lr}, protocol, list(grid.values()))
 
-    trials = [trial(half_decade) for half_decade in range(low, high + 1)]
+    for half_decade in sorted(range(-protocol.half_decades, protocol.half_decades + 1), key=abs):
+        try_(half_decade)
     for _ in range(protocol.extensions):
-        best = min(trials, key=rank)
-        if best is trials[0]:
-            low -= 1
-            trials.insert(0, trial(low))
-        elif best is trials[-1]:
-            high += 1
-            trials.append(trial(high))
+        best = min(grid, key=lambda half_decade: rank(grid[half_decade]))
+        if best == min(grid):
+            try_(best - 1)
+        elif best == max(grid):
+            try_(best + 1)
         else:
             break
-    return trials
+    return [grid[half_decade] for half_decade in sorted(grid)]
 
 
 def _screen_points(run: Run, points: Sequence[Hyperparameters], protocol: Protocol) -> list[Trial]:
-    return [run(point, protocol.tuning_seeds[0], "screen", protocol.stop_at_hit) for point in points]
+    trials: list[Trial] = []
+    for point in points:
+        trials.append(_screen_one(run, point, protocol, trials))
+    return trials
+
+
+def _screen_one(run: Run, point: Hyperparameters, protocol: Protocol, before: Sequence[Trial]) -> Trial:
+    """If screening stops early, a run ends too once it is too late to be among those that are re-tested."""
+    limit = None
+    hits = sorted(trial.hit for trial in before)
+    if protocol.stop_at_hit and len(hits) >= protocol.retested and hits[protocol.retested - 1] < MISS:
+        limit = int(hits[protocol.retested - 1])
+    return run(point, protocol.tuning_seeds[0], "screen", protocol.stop_at_hit, limit)
 
 
 def rank(trial: Trial) -> tuple[float, float]:

@@ -73,6 +73,7 @@ class Trial:
     parameters: int  # number of scalars trained
     state_bytes: int  # of all tensors in the optimizer's state
     failure: str | None = None  # why it could not go on to its end; None too for a run that diverged
+    limit: int | None = None  # steps after which a tuning run stopped, since others had hit by then
     clock: Clock | None = field(default=None, compare=False)
 
     @property
@@ -110,6 +111,8 @@ class Trial:
         """Why the target was missed; None for a hit."""
         if self.hit < MISS:
             return None
+        if self.limit is not None and not self.failure and not self.diverged:
+            return f"not at the target by step {self.limit}, when enough others were"
         return self.failure or ("diverged" if self.diverged else "target not reached")
 
     @property

@@ -35,6 +35,7 @@ class Request(NamedTuple):
     seed: int
     stage: Stage = "evaluate"
     stop_at_hit: bool = False
+    limit: int | None = None  # stop where the hit can no longer be by this step
     schedule: str = "auto"
     seconds: float = 30.0
 
@@ -59,6 +60,7 @@ class Request(NamedTuple):
             "schedule": schedule,
             "stage": self.stage,
             "stop_at_hit": self.stop_at_hit,
+            "limit": self.limit,
             "torch": torch.__version__,
         }
 
@@ -76,6 +78,7 @@ class Request(NamedTuple):
             parameters=0,
             state_bytes=0,
             failure=reason,
+            limit=self.limit,
         )
 
 
@@ -113,10 +116,13 @@ class Driver:
             for group, lr in zip(self.optimizer.param_groups, self._base_lrs, strict=True):
                 group["lr"] = lr * factor
         forward = backward = 0
+        noise = self.problem.generator.get_state() if self._needs_closure else None
 
         def closure() -> Tensor:
             nonlocal forward, backward
             started = process_time_ns()
+            if noise is not None:  # the loss is asked for several times: of the same data
+                self.problem.generator.set_state(noise)
             self.optimizer.zero_grad()
             loss = self.problem.loss(self._step)
             computed = process_time_ns()
@@ -171,6 +177,8 @@ def _train(request: Request, started: float) -> Trial:
             curve.append(driver.evaluate())
             if has_diverged(curve) or (request.stop_at_hit and first_hit(curve[-2:], target)):
                 break
+            if request.limit is not None and step >= request.limit and curve[-1].metric > target:
+                break
         if perf_counter() - started > request.seconds:
             failure = f"took over {request.seconds:g} s"
             break
@@ -188,6 +196,7 @@ def _train(request: Request, started: float) -> Trial:
         parameters=sum(parameter.numel() for parameter in problem.parameters()),
         state_bytes=tensor_bytes(optimizer.state.values()),
         failure=failure,
+        limit=request.limit,
         clock=Clock(
             step_us=statistics.median(steps) / 1e3,
             optimizer_us=statistics.median(driver.optimizer_ns) / 1e3,

@@ -175,7 +175,7 @@ def sensitivity(study: Study, stopped_early: bool = False) -> Sensitivity:
 
     Args:
         study: One with a grid of learning rates; of the rulesets "default" and "search" nothing is known.
-        stopped_early: Whether screening ended at the hit; then the metric at the end of the budget is not known.
+        stopped_early: Whether screening ended at the hit, or once it was late for it; then only the regret is known.
     """
     screened = study.screened
     others = [{name: value for name, value in trial.hyperparameters.items() if name != "lr"} for trial in screened]
@@ -188,7 +188,9 @@ def sensitivity(study: Study, stopped_early: bool = False) -> Sensitivity:
     loss = None if stopped_early else _loss_sensitivity(screened[0].curve[0].metric, [run.final for run in screened])
     if best.hit == MISS:
         return Sensitivity(loss, 0.0, None)
-    return Sensitivity(loss, _basin(study.grid, [run.hit for run in screened], best.lr), default.hit / max(best.hit, 1))
+    regret = None if default.limit else default.hit / max(best.hit, 1)
+    basin = None if stopped_early else _basin(study.grid, [run.hit for run in screened], best.lr)
+    return Sensitivity(loss, basin, regret)
 
 
 def _loss_sensitivity(start: float, finals: list[float]) -> float | None:

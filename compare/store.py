@@ -14,7 +14,7 @@ and, apart from that, what the clock said, which differs every time:
 A line of trials.jsonl is {"key": ..., "id": ..., "result": ...}:
 
     id      problem, problem_version; optimizer ("module.Class"), optimizer_version (of its package, with a hash of the
-            source); hyperparameters (what the protocol sets); seed; schedule; stage; stop_at_hit; torch
+            source); hyperparameters (what the protocol sets); seed; schedule; stage; stop_at_hit; limit; torch
     key     sha256 of the id as JSON with sorted keys and no spaces
     result  target, curve ([[step, metric, gradient evaluations], ...]; null for a metric that is not finite), extra,
             parameters, state_bytes, failure (null, or why the run could not go on)
@@ -33,7 +33,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 from .errors import UsageError
 from .results import Clock, Comparison, Evaluation, ProblemInfo, StepTime, Study, Trial, finite
@@ -61,7 +61,7 @@ def load(folder: str | Path) -> Comparison:
     _check_format(folder)
     if not (folder / "comparison.json").exists():
         raise UsageError(f"the run in {str(folder)!r} was not completed; run the same command again and it goes on")
-    trials = dict(_read_trials(folder))
+    trials = {record.trial.key: record.trial for record in _read(folder)}
     try:
         document = _read_json(folder / "comparison.json")
         measured = _read_json(folder / "measured.json") if (folder / "measured.json").exists() else {}
@@ -79,6 +79,12 @@ def load(folder: str | Path) -> Comparison:
         )
     except (KeyError, TypeError) as error:
         raise UsageError(f"{str(folder)!r} is damaged ({type(error).__name__}: {error}); give another --out") from error
+
+
+class _Record(NamedTuple):
+    identity: Identity
+    trial: Trial
+    line: str
 
 
 class Store:
@@ -100,8 +106,7 @@ class Store:
         self.versions = {"format": FORMAT, **versions}
         self.problems = problems
         self.room = room
-        self._trials: dict[str, Trial] = {}
-        self._lines: dict[str, str] = {}
+        self._records: dict[str, _Record] = {}
 
     def __enter__(self) -> Store:
         try:
@@ -115,8 +120,7 @@ class Store:
             _lock(self._lock, self.folder)
             self._check_room()
             self._check_versions()
-            self._trials = dict(_read_trials(self.folder))
-            self._lines = {json.loads(line)["key"]: line for line in _complete_lines(self.folder / "trials.jsonl")}
+            self._records = {record.trial.key: record for record in _read(self.folder)}
             self._check_problems()
             self._rewrite()  # drops a line that a crash cut off
             _write(self.folder / "store.json", _indented(self.versions))
@@ -130,25 +134,19 @@ class Store:
     ) -> None:
         self._close()
 
-    def __len__(self) -> int:
-        return len(self._trials)
-
-    def get(self, key: str) -> Trial | None:
-        return self._trials.get(key)
+    def __contains__(self, key: str) -> bool:
+        return key in self._records
 
     def of(self, problem: str, optimizer: str) -> dict[str, Trial]:
         """The trials of an optimizer ("module.Class") on a problem, by key."""
-        found = {}
-        for key, line in self._lines.items():
-            identity = json.loads(line)["id"]
-            if (identity["problem"], identity["optimizer"]) == (problem, optimizer):
-                found[key] = self._trials[key]
-        return found
+        pair = problem, optimizer
+        records = self._records.items()
+        return {key: trial for key, (id_, trial, _) in records if (id_["problem"], id_["optimizer"]) == pair}
 
     def add(self, identity: Identity, trial: Trial) -> None:
-        """Keep a trial: it is on the disk when this returns."""
+        """Keep a trial: it is in the file when this returns."""
         line = _line({"key": trial.key, "id": identity, "result": _result(trial)})
-        self._trials[trial.key], self._lines[trial.key] = trial, line
+        self._records[trial.key] = _Record(identity, trial, line)
         _append(self._trials_file, line)
         if trial.clock:
             _append(self._clock_file, _clock_line(trial.key, trial.clock))
@@ -189,7 +187,8 @@ class Store:
         self._refuse({name: (found.get(name), version) for name, version in self.versions.items()})
 
     def _check_problems(self) -> None:
-        found = {identity["problem"]: identity["problem_version"] for identity in self._identities()}
+        identities = (record.identity for record in self._records.values())
+        found = {identity["problem"]: identity["problem_version"] for identity in identities}
         common = self.problems.keys() & found.keys()
         self._refuse({f"problem {name}": (found[name], self.problems[name]) for name in sorted(common)})
 
@@ -201,18 +200,14 @@ class Store:
                 "give another --out or delete the folder"
             )
 
-    def _identities(self) -> Iterator[Identity]:
-        return (json.loads(line)["id"] for line in self._lines.values())
-
     def _rewrite(self) -> None:
         """Both files in the order of the identities, whatever order the trials ended in."""
-        order = {key: _line(json.loads(line)["id"]) for key, line in self._lines.items()}
-        keys = sorted(order, key=order.__getitem__)
-        clocks = [(key, clock) for key in keys if (clock := self._trials[key].clock)]
+        records = sorted(self._records.values(), key=lambda record: _line(record.identity))
+        clocks = [(trial.key, trial.clock) for _, trial, _ in records if trial.clock]
         self._trials_file.close()
         self._clock_file.close()
         try:
-            _write(self.folder / "trials.jsonl", "".join(self._lines[key] + "\n" for key in keys))
+            _write(self.folder / "trials.jsonl", "".join(record.line + "\n" for record in records))
             _write(self.folder / "clock.jsonl", "".join(_clock_line(key, clock) + "\n" for key, clock in clocks))
         finally:
             self._open()
@@ -252,7 +247,7 @@ def _trial(record: dict[str, Any], clock: Clock | None) -> Trial:
     return Trial(
         key=record["key"],
         clock=clock,
-        **{name: identity[name] for name in ("stage", "hyperparameters", "seed")},
+        **{name: identity[name] for name in ("stage", "hyperparameters", "seed", "limit")},
         **{**result, "curve": curve, "target": _number(result["target"]), "extra": extra},
     )
 
@@ -261,14 +256,14 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-def _read_trials(folder: Path) -> Iterator[tuple[str, Trial]]:
+def _read(folder: Path) -> Iterator[_Record]:
     clocks: dict[str, Clock] = {}
     for line in _complete_lines(folder / "clock.jsonl"):
         clock = json.loads(line)
         clocks[clock.pop("key")] = Clock(**clock)
     for line in _complete_lines(folder / "trials.jsonl"):
         record = json.loads(line)
-        yield record["key"], _trial(record, clocks.get(record["key"]))
+        yield _Record(record["id"], _trial(record, clocks.get(record["key"])), line)
 
 
 def _complete_lines(path: Path) -> list[str]:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .candidates import Candidate
+from .candidates import Candidate, is_importable
 from .problem import Problem
-from .problems import get_problem
 from .protocol import GivenUp, Protocol, study
 from .results import Stage, Study, Trial
 from .runner import Request, train
@@ -20,11 +19,16 @@ LIMIT_OF_STOPPED_RUNS = 2  # a study in which so many runs had to be stopped is 
 
 @dataclass(frozen=True)
 class Task:
-    """The study to make: the problem goes by name, since a task is sent to another process."""
+    """The study to make."""
 
-    problem: str
+    problem: type[Problem]
     candidate: Candidate
     protocol: Protocol
+
+    @property
+    def portable(self) -> bool:
+        """Whether another process can make it."""
+        return isinstance(self.candidate.source, str) and is_importable(self.problem)
 
 
 class Begun(NamedTuple):
@@ -46,13 +50,14 @@ Report = Callable[[Begun | Trained], None]
 
 def run_study(task: Task, known: Mapping[str, Trial], report: Report) -> Study:
     """Tune and evaluate one optimizer on one problem, making only the runs that are not known by their key."""
-    problem: type[Problem] = get_problem(task.problem)
-    candidate, protocol = task.candidate, task.protocol
+    problem, candidate, protocol = task.problem, task.candidate, task.protocol
     trials: list[Trial] = []
 
-    def run(hyperparameters: dict[str, Any], seed: int, stage: Stage, stop_at_hit: bool) -> Trial:
+    def run(
+        hyperparameters: dict[str, Any], seed: int, stage: Stage, stop_at_hit: bool = False, limit: int | None = None
+    ) -> Trial:
         request = Request(
-            problem, candidate, hyperparameters, seed, stage, stop_at_hit, protocol.schedule, protocol.seconds
+            problem, candidate, hyperparameters, seed, stage, stop_at_hit, limit, protocol.schedule, protocol.seconds
         )
         trial = known.get(key_of(request.identity))
         if trial is None:
@@ -71,7 +76,8 @@ def run_study(task: Task, known: Mapping[str, Trial], report: Report) -> Study:
     failure = None
     try:
         searched = points(candidate, protocol.points) if protocol.ruleset == "search" else ()
-        chosen, _ = study(run, candidate.default_lr, protocol, candidate.untuned, searched)
+        seeds = max(problem.evaluation_seeds, len(protocol.evaluation_seeds))
+        chosen, _ = study(run, candidate.default_lr, protocol.with_seeds(seeds), candidate.untuned, searched)
     except GivenUp as reason:
         failure = str(reason)
     return Study(
