@@ -14,9 +14,7 @@ from .errors import UsageError
 from .results import Comparison, ProblemInfo, StepTime, Study, Trial
 
 if TYPE_CHECKING:  # PyTorch is slow to import; `optzoo --help` does without
-    from .candidates import Candidate
     from .problem import Problem
-    from .protocol import Protocol
     from .store import Store
     from .study import Begun, Task, Trained
 

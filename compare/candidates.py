@@ -120,8 +120,10 @@ def get_candidates(
     else:
         chosen = registered() if optimizers is None else optimizers
         for entry in chosen:
-            named = isinstance(entry, Mapping) and "class_path" not in entry
-            entries.extend(entry.items() if named else [(None, entry)])
+            if isinstance(entry, Mapping) and "class_path" not in entry:
+                entries.extend(entry.items())
+            else:
+                entries.append((None, entry))
     candidates: dict[str, Candidate] = {}
     for name, entry in entries:
         candidate = _from_entry(name, entry)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -78,7 +79,8 @@ class _Worker:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_work, args=(theirs,), daemon=True)
-        self.process.start()
+        with _interrupts_ignored():  # which the process inherits: on Ctrl-C, this one ends it
+            self.process.start()
         theirs.close()  # else its end would go unnoticed
         self.task: Task | None = None
         self.dead = False
@@ -141,7 +143,6 @@ class _Worker:
 
 def _work(connection: Connection) -> None:
     """What a worker process does: make studies until it is ended."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it, after keeping what it has reported
     connection.send(None)
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent is gone
         while True:
@@ -154,6 +155,18 @@ def _work(connection: Connection) -> None:
                 connection.send(f"{task.problem} {task.candidate.name}: {type(error).__name__}: {error}")
                 return
             connection.send(study)
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # only there can it be set, and does it arrive
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _cause(exitcode: int | None) -> str:

@@ -68,7 +68,8 @@ class Protocol:
             )
         else:
             screened = f"what its space declares: {self.points} Sobol points on tuning seed {screening}"
-        again = f"re-tested on tuning seed{'s' * (len(retesting) > 1)} {', '.join(map(str, retesting))}, stopped at the hit; chosen by"
+        seeds = f"seed{'s' * (len(retesting) > 1)} {', '.join(map(str, retesting))}"
+        again = f"re-tested on tuning {seeds}, stopped at the hit; chosen by"
         return (
             f"{screened}, each {length}; the best {self.retested} {again} median steps to the target over the tuning "
             "seeds, then by median last metric."
@@ -105,7 +106,7 @@ class Run(Interface):
     ) -> Trial: ...
 
 
-class GivenUp(Exception):
+class GivenUpError(Exception):
     """There is nothing to choose from; the message says why."""
 
 
@@ -126,15 +127,15 @@ def study(
         points: The settings of the ruleset "search".
 
     Raises:
-        GivenUp: Every screening run failed.
+        GivenUpError: Every screening run failed.
     """
     chosen = dict(untuned or {})
     trials: list[Trial] = []
     if protocol.ruleset != "default":
         trials = _screen_points(run, points, protocol) if points else screen(run, default_lr, protocol)
-        if failures := [trial.failure for trial in trials if trial.failure]:
-            if len(failures) == len(trials):
-                raise GivenUp(failures[0])
+        failures = [trial.failure for trial in trials if trial.failure]
+        if len(failures) == len(trials):
+            raise GivenUpError(failures[0])
         best = sorted(trials, key=rank)[: protocol.retested]
         tuned = []
         for first in best:

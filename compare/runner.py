@@ -46,10 +46,7 @@ class Request(NamedTuple):
 
     @property
     def identity(self) -> Identity:
-        if self.own_schedule:
-            schedule = "own"
-        else:
-            schedule = self.problem.schedule if self.schedule == "auto" else self.schedule
+        schedule = self.problem.schedule if self.schedule == "auto" else self.schedule
         return {
             "problem": self.problem.name,
             "problem_version": self.problem.version,
@@ -57,7 +54,7 @@ class Request(NamedTuple):
             "optimizer_version": self.candidate.version,
             "hyperparameters": {**self.candidate.options, **self.hyperparameters},
             "seed": self.seed,
-            "schedule": schedule,
+            "schedule": "own" if self.own_schedule else schedule,
             "stage": self.stage,
             "stop_at_hit": self.stop_at_hit,
             "limit": self.limit,

@@ -6,7 +6,7 @@ Every optimizer has the same number of points however many hyperparameters it ha
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .candidates import Candidate, options_of
 
@@ -20,7 +20,7 @@ class Interval(NamedTuple):
 
     def at(self, fraction: float) -> float:
         if self.logarithmic:
-            return self.low * (self.high / self.low) ** fraction
+            return self.low * math.exp(math.log(self.high / self.low) * fraction)
         return self.low + (self.high - self.low) * fraction
 
 
@@ -63,7 +63,7 @@ def points(candidate: Candidate, count: int) -> list[dict[str, object]]:
     import torch
 
     space = space_of(candidate)
-    engine = torch.quasirandom.SobolEngine(len(space), scramble=True, seed=0)
+    engine: Any = torch.quasirandom.SobolEngine(len(space), scramble=True, seed=0)  # type: ignore[no-untyped-call]
     return [_point(space, row) for row in engine.draw(count, dtype=torch.float64).tolist()]
 
 

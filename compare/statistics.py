@@ -62,7 +62,9 @@ def ratios(times: Times) -> Array:
     least = np.finfo(np.float64).tiny
     values = np.maximum(times.values, least)  # at the target from the start is a time of 0: then a tie, not 0 / 0
     best = values.min(axis=0, initial=MISS)
-    return np.divide(values, best, out=np.full_like(values, MISS), where=np.isfinite(values) & np.isfinite(best))
+    relative: Array = np.full_like(values, MISS)
+    np.divide(values, best, out=relative, where=np.isfinite(values) & np.isfinite(best))
+    return relative
 
 
 def profile(times: Times, taus: Array) -> Array:
@@ -147,14 +149,14 @@ def speedup(times: Times, optimizer: str, reference: str) -> Speedup:
     return Speedup(float(np.exp(np.log(other[both] / own[both]).mean())), int(both.sum()))
 
 
-def solved(times: Times) -> NDArray[np.int64]:
+def solved(times: Times) -> list[int]:
     """How many scored problems each optimizer solves."""
-    return np.isfinite(times.values).sum(axis=1)
+    return [int(count) for count in np.isfinite(times.values).sum(axis=1)]
 
 
-def wins(times: Times) -> NDArray[np.int64]:
+def wins(times: Times) -> list[int]:
     """On how many scored problems no other optimizer is faster."""
-    return (ratios(times) == 1).sum(axis=1)
+    return [int(count) for count in (ratios(times) == 1).sum(axis=1)]
 
 
 @dataclass(frozen=True)
@@ -256,9 +258,9 @@ def summarize(comparison: Comparison, reference: str = REFERENCE) -> list[Row]:
                 worst_rank=int(intervals.worst_rank[index]),
                 score_cpu=float(by_cpu[index]),
                 score_gradients=float(by_gradients[index]),
-                solved=int(solved(times)[index]),
+                solved=solved(times)[index],
                 problems=len(times.problems),
-                wins=int(wins(times)[index]),
+                wins=wins(times)[index],
                 speedup=speedup(times, optimizer, reference) if reference in comparison.optimizers else None,
                 lr_loss=_median([item.loss for item in lr]),
                 lr_basin=_median([item.basin for item in lr]),

@@ -4,7 +4,7 @@ A folder holds what its trials computed, the same bytes for the same request on 
 
     store.json       {"format": 1, "optzoo": "0.1.0", "torch": "2.13.0"}: the versions its trials were made with
     trials.jsonl     one trial per line, appended as it ends; sorted by identity when a run completes
-    comparison.json  the latest completed run: "problems", "optimizers", "protocol", and per study the keys of its trials
+    comparison.json  the latest completed run: "problems", "optimizers", "protocol", per study the keys of its trials
 
 and, apart from that, what the clock said, which differs every time:
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from .candidates import Candidate, is_importable
 from .problem import Problem
-from .protocol import GivenUp, Protocol, study
+from .protocol import GivenUpError, Protocol, study
 from .results import Stage, Study, Trial
 from .runner import Request, train
 from .spaces import points
@@ -69,7 +69,7 @@ def run_study(task: Task, known: Mapping[str, Trial], report: Report) -> Study:
         trials.append(trial)
         stopped = [trial.failure for trial in trials if trial.failure and not trial.failure.startswith("raised ")]
         if len(stopped) >= LIMIT_OF_STOPPED_RUNS:
-            raise GivenUp(f"{stopped[-1]} in {len(stopped)} runs")
+            raise GivenUpError(f"{stopped[-1]} in {len(stopped)} runs")
         return trial
 
     chosen: dict[str, Any] = {}
@@ -78,7 +78,7 @@ def run_study(task: Task, known: Mapping[str, Trial], report: Report) -> Study:
         searched = points(candidate, protocol.points) if protocol.ruleset == "search" else ()
         seeds = max(problem.evaluation_seeds, len(protocol.evaluation_seeds))
         chosen, _ = study(run, candidate.default_lr, protocol.with_seeds(seeds), candidate.untuned, searched)
-    except GivenUp as reason:
+    except GivenUpError as reason:
         failure = str(reason)
     return Study(
         problem=problem.name,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from .errors import require
 from .results import MISS, ClockName, Comparison, ProblemInfo, Study
@@ -142,7 +142,7 @@ def _parts(optimizers: Sequence[str], width: int) -> list[Sequence[str]]:
     return list(parts)
 
 
-def _table() -> Any:
+def _table() -> Table:
     from rich import box
     from rich.table import Table
 

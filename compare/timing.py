@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from time import process_time_ns
 from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
 
 from .candidates import Candidate
 from .problem import Problem
 from .results import StepTime
-from .runner import Driver, Request, one_thread
+from .runner import Driver, Request, one_thread, tensor_bytes
 
 ROUNDS = 5
 STEPS = 20
@@ -67,5 +73,63 @@ def _tried(make: Callable[[], Any]) -> Any:
         return None
 
 
-def names(shapes: Iterable[str]) -> str:
-    return ", ".join(shapes)
+def _transformer(width: int, blocks: int, symbols: int) -> list[tuple[int, ...]]:
+    block: list[tuple[int, ...]] = [(3 * width, width), (3 * width,), (width, width), (width,), (4 * width, width)]
+    block += [(4 * width,), (width, 4 * width), (width,), (width,), (width,), (width,), (width,)]
+    return [(symbols, width), *block * blocks, (width,), (width,), (symbols, width)]
+
+
+SHAPES: dict[str, list[tuple[int, ...]]] = {
+    "tensors": [(16, 4), (16,)] * 100,
+    "mlp": [(256, 784), (256,), (256, 256), (256,), (10, 256), (10,)],
+    "transformer": _transformer(width=128, blocks=4, symbols=256),
+}
+"""What updates are timed on: many tiny tensors, a multilayer perceptron, a small transformer."""
+
+
+class Cost(NamedTuple):
+    """Of an optimizer at its defaults."""
+
+    optimizer: str
+    update_us: float  # CPU time of `step()`: the least of the rounds' medians
+    state_bytes: int
+    parameter_bytes: int
+    failure: str | None = None
+
+
+def time_updates(
+    candidates: Sequence[Candidate], shapes: Sequence[tuple[int, ...]], rounds: int = ROUNDS
+) -> list[Cost]:
+    """Time and memory of updates with random gradients, the optimizers interleaved."""
+    with one_thread():
+        generator = torch.Generator().manual_seed(0)
+        runs: dict[str, tuple[Optimizer, list[Tensor]]] = {}
+        costs: dict[str, Cost] = {}
+        for candidate in candidates:
+            parameters = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+            for parameter in parameters:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            try:
+                optimizer = candidate.build(parameters, candidate.untuned)
+                optimizer.step()
+                runs[candidate.name] = optimizer, parameters
+            except Exception as error:
+                costs[candidate.name] = Cost(candidate.name, math.inf, 0, 1, f"raised {type(error).__name__}: {error}")
+        best = dict.fromkeys(runs, math.inf)
+        for _ in range(rounds):
+            for name, (optimizer, _) in runs.items():
+                best[name] = min(best[name], _median_us(optimizer))
+        for name, (optimizer, parameters) in runs.items():
+            own = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
+            costs[name] = Cost(name, best[name], tensor_bytes(optimizer.state.values()), own)
+    return [costs[candidate.name] for candidate in candidates]
+
+
+def _median_us(optimizer: Optimizer) -> float:
+    """Of as many steps as a fraction of a second has room for."""
+    times: list[int] = []
+    while len(times) < 5 or (len(times) < 50 and sum(times) < 1e8):
+        started = process_time_ns()
+        optimizer.step()
+        times.append(process_time_ns() - started)
+    return statistics.median(times) / 1e3
