@@ -21,5 +21,5 @@ def sonnets() -> str:
         >>> text[:35].splitlines()
         ['THE SONNETS', 'by William Shakespeare']
     """
-    packed = resources.files(__package__).joinpath("data", "sonnets.txt.gz").read_bytes()
+    packed = (resources.files(__package__) / "data" / "sonnets.txt.gz").read_bytes()
     return gzip.decompress(packed).decode("ascii")

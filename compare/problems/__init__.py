@@ -5,12 +5,18 @@ from collections.abc import Iterable
 
 from ..errors import UsageError, require, unknown_name
 from ..problem import Problem, Target
-from .digits import DigitsMLP
-from .surfaces import Rosenbrock
+from .convex import CONVEX
+from .digits import DIGITS, DigitsMLP
+from .matrix import MATRIX
+from .real import REAL
+from .surfaces import SURFACES, Rosenbrock
+from .traps import TRAPS
 
 __all__ = ["PROBLEMS", "SELECTIONS", "DigitsMLP", "Problem", "Rosenbrock", "Target", "get_problem", "select_problems"]
 
-PROBLEMS: dict[str, type[Problem]] = {problem.name: problem for problem in (DigitsMLP, Rosenbrock)}
+PROBLEMS: dict[str, type[Problem]] = {
+    problem.name: problem for problem in (*SURFACES, *CONVEX, *MATRIX, *DIGITS, *REAL, *TRAPS)
+}
 """Every bundled problem."""
 
 SELECTIONS = ("core", "quick", "full")
