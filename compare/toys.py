@@ -53,7 +53,7 @@ def increases(losses: Tensor) -> int:
 
 
 def rare(large: float, small: float, period: int) -> Gradient:
-    """AMSGrad's: a rare large gradient says "left", the frequent small ones say "right"; the optimum on [-1, 1] is -1."""
+    """AMSGrad's: a rare large gradient says "left", the frequent small ones "right"; best in [-1, 1] is -1."""
     frequent, seldom = torch.tensor([small], dtype=torch.float64), torch.tensor([large], dtype=torch.float64)
     return lambda x, t: seldom.clone() if t % period == 1 else frequent.clone()
 
@@ -182,8 +182,8 @@ def suboptimality(factory: Factory, **options: Any) -> tuple[float, float]:
 def spd(generator: torch.Generator, eigenvalues: Tensor) -> Tensor:
     """A symmetric matrix of these eigenvalues, in random directions."""
     size = len(eigenvalues)
-    q = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64)).Q
-    return q @ torch.diag(eigenvalues.double()) @ q.T
+    rotation, _ = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
+    return rotation * eigenvalues.double() @ rotation.T
 
 
 def matrix_regression(factory: Factory, lr: float) -> float:
