@@ -177,10 +177,10 @@ COMPARE = {
     "plot": Verb("draw one figure", _plot, ".report:plot_command"),
     "race": Verb("animate optimizers on a surface", _race, ".report:race_command"),
     "sweep": Verb("learning rates of one optimizer on one problem", _sweep, ".commands:sweep"),
-    "invariances": Verb("what an optimizer does not depend on", _add_optimizers, ".commands:invariances"),
+    "invariances": Verb("what an optimizer does not depend on", _add_optimizers, ".invariances:command"),
     "timing": Verb("time and memory of an update", _timing, ".commands:timing"),
     "diff": Verb("what has become slower between two results folders", _diff, ".commands:diff"),
-    "claims": Verb("check what is claimed of the optimizers", _add_optimizers, ".commands:claims"),
+    "claims": Verb("check what is claimed of the optimizers", _add_optimizers, ".claims:command"),
 }
 
 if __name__ == "__main__":
