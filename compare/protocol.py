@@ -20,6 +20,7 @@ Ruleset = Literal["default", "lr", "search"]
 RULESETS: tuple[Ruleset, ...] = ("default", "lr", "search")
 Hyperparameters = dict[str, Any]
 LATE = 2  # times the steps of the best
+SECONDS = 30.0  # wall time a run may take
 FIRST_SEED = 100  # of the evaluation
 
 
@@ -37,7 +38,7 @@ class Protocol:
     retested: int = 3  # settings that are re-tested
     points: int = 16  # of the ruleset "search"
     schedule: str = "auto"  # of the learning rate: the problem's own, or one for all
-    seconds: float = 30.0  # wall time a run may take
+    seconds: float = SECONDS
 
     def with_seeds(self, count: int) -> Protocol:
         """The same with so many evaluation seeds."""
@@ -85,9 +86,7 @@ QUICK: dict[str, Any] = dict(stop_at_hit=True, tuning_seeds=(0, 1), decades=1.0,
 """What the quick protocol changes: half the runs, and shorter ones."""
 
 
-def make_protocol(
-    quick: bool, seeds: int | None = None, ruleset: str = "lr", schedule: str = "auto", seconds: float = 30.0
-) -> Protocol:
+def make_protocol(quick: bool, seeds: int | None = None, ruleset: str = "lr", schedule: str = "auto") -> Protocol:
     """The quick protocol re-tests fewer settings on fewer seeds, and stops screening runs that are decided."""
     if ruleset not in RULESETS:
         raise unknown_name("ruleset", ruleset, RULESETS)
@@ -96,7 +95,7 @@ def make_protocol(
         **(QUICK if quick else {}),
         evaluation_seeds=tuple(range(FIRST_SEED, FIRST_SEED + (seeds or 3))),
         schedule=schedule,
-        seconds=seconds,
+        seconds=SECONDS,
     )
 
 
