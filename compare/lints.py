@@ -96,7 +96,7 @@ def _statistics(comparison: Comparison) -> list[str | None]:
     names = [name for name in order(times) if name in first]
     lints: list[str | None] = []
     if len(names) > 1:
-        lints.append(f"not separable from the first rank on {len(times.problems)} problems: {_listed(names)}")
+        lints.append(f"not separable at the first rank by {len(times.problems)} problem(s): {_listed(names)}")
     for left_out, pairs in leave_one_out(times).items():
         swaps = _listed([f"{b} before {a}" for a, b in pairs])
         lints.append(f"without {left_out} the order is another: {swaps}")

@@ -18,10 +18,10 @@ WIDTH_OF_A_FILE = 130  # columns, where there is no terminal to ask
 DASH = "–"
 By = ClockName | Literal["final"]
 CELLS: dict[str, str] = {
-    "steps": "steps to the target",
+    "steps": "Steps to the target",
     "cpu": "CPU-seconds to the target",
-    "gradients": "gradient evaluations to the target",
-    "final": "metric at the end",
+    "gradients": "Gradient evaluations to the target",
+    "final": "Metric at the end",
 }
 
 
@@ -42,7 +42,7 @@ def print_tables(comparison: Comparison, file: TextIO | None = None, by: By = "s
     legend = (
         "Median over the evaluation seeds; (2/3): seeds that reach it; *: hit, then lost by the end; lr: of the grid."
     )
-    console.print(Text(f"{CELLS[by].capitalize()}. {legend}", style="dim"))
+    console.print(Text(f"{CELLS[by]}. {legend}", style="dim"))
     shown = ("optzoo", "torch", "numpy", "python", "machine", "processor", "cores")
     known = comparison.environment
     environment = ", ".join(f"{key} {known[key]}" for key in shown if key in known)

@@ -126,7 +126,7 @@ def test_a_worker_that_dies_costs_the_run_it_was_in(user_module, tmp_path):
     assert failures[0.1] is None
     assert dying.failure is None
     assert len(dying.evaluations) == len(other.evaluations) == 1
-    assert load(tmp_path).studies == result.studies
+    assert repr(load(tmp_path).studies) == repr(result.studies)  # nan, the target of a run that died, is not itself
 
 
 @pytest.mark.slow
