@@ -23,7 +23,7 @@ Known = Callable[[Task], Mapping[str, Trial]]
 Report = Callable[[int, Task, Begun | Trained | Study], None]
 
 START_SECONDS = 120.0  # a worker that has not reported by then cannot be started
-GRACE_SECONDS = 10.0  # beyond the time a run may take, for data and evaluation, before its process is ended
+PATIENCE = 4.0  # times the CPU time a run may take: the wall time after which its process is ended
 
 
 def run_here(tasks: Sequence[Task], known: Known, report: Report) -> None:
@@ -110,7 +110,7 @@ class _Worker:
             seconds = self._request.seconds if self._request else START_SECONDS
             self.process.kill()
             self.process.join()
-            yield from self._lost(f"took over {seconds:g} s in one step")
+            yield from self._lost(f"took over {PATIENCE * seconds:g} s")
 
     def end(self) -> None:
         """End the process, whatever it is doing; every trial it has reported is kept."""
@@ -129,7 +129,7 @@ class _Worker:
             return
         self._request = message.request if isinstance(message, Begun) else None
         seconds = self._request.seconds if self._request else START_SECONDS
-        self._deadline = time.monotonic() + seconds + GRACE_SECONDS
+        self._deadline = time.monotonic() + PATIENCE * seconds
         yield message
 
     def _lost(self, reason: str) -> Iterator[Trained]:

@@ -212,7 +212,8 @@ def test_optimizers_of_the_working_directory_are_found(monkeypatch, tmp_path, ca
 
 def test_a_failed_run_is_status_1(monkeypatch, tmp_path, capsys):
     (tmp_path / "broken_optimizers.py").write_text(
-        "import torch\nclass Broken(torch.optim.SGD):\n    def step(self, closure=None):\n        raise KeyError('no')\n"
+        "import torch\n\n\nclass Broken(torch.optim.SGD):\n    def step(self, closure=None):\n"
+        "        raise KeyError('no')\n"
     )
     monkeypatch.chdir(tmp_path)
     arguments = ["-o", "broken_optimizers:Broken,adamw", "-p", "bowl", "--seeds", "1", "--jobs", "1", "--no-timing"]

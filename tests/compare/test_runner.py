@@ -168,7 +168,7 @@ def test_what_an_optimizer_or_a_problem_raises_is_a_miss_with_the_reason():
     assert run(Unmeasurable, ADAMW, 1e-3).failure == "raised ValueError: no metric"
     wrong = run(Bowl, get_candidate("adamw"), -1.0)
     assert wrong.failure.startswith("raised ValueError: ")
-    assert run(Bowl, ADAMW, 0.1, seconds=0.0).failure == "took over 0 s"
+    assert run(Bowl, ADAMW, 0.1, seconds=0.0).failure == "took over 0 CPU-seconds"
 
 
 def test_schedule_and_weight_decay_are_set_for_everybody():
