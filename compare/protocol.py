@@ -55,8 +55,8 @@ class Protocol:
             f"Ruleset {self.ruleset}: weight decay 0, no clipping, float32, library defaults for everything but "
             f"{self._tuning()} Schedule of lr: {schedule}. Shown: medians of full-length runs on evaluation seeds "
             f"{seeds}, which tuning never saw. A hit is the first evaluation at or below the target that the next one "
-            f"confirms; a run that diverges, raises or takes over {self.seconds:g} CPU-seconds misses, and a miss counts as "
-            "infinite. Step time is CPU time of data, forward, backward and update, evaluation excluded, 1 thread."
+            f"confirms; a run that diverges, raises or takes over {self.seconds:g} CPU-seconds misses, and a miss "
+            "counts as infinite. Step time is CPU time of data, forward, backward and update, evaluation excluded, 1 thread."
         )
 
     def _tuning(self) -> str:
@@ -78,8 +78,8 @@ class Protocol:
             return f"{screened}, each {length}; chosen by steps to the target, then by the last metric."
         return (
             f"{screened}, each {length}; the best {self.retested} re-tested on tuning seeds "
-            f"{', '.join(map(str, retesting))}, stopped at the hit; chosen by median steps to the target over the tuning "
-            "seeds, then by median last metric."
+            f"{', '.join(map(str, retesting))}, stopped at the hit; chosen by median steps to the target over the "
+            "tuning seeds, then by median last metric."
         )
 
 

@@ -171,7 +171,6 @@ def test_quick_and_default_are_described(make):
         "the default and up to 5",
         "factor of 10 apart",
         "chosen by steps to the target",
-        "seed 1,",
         "stopped at its hit or 2 times the steps",
     ):
         assert said in QUICK.describe()
