@@ -1,15 +1,14 @@
 """The invariance card: what an optimizer's path does not depend on.
 
-One problem, ½ tr(Wᵀ A W B) with W of 8 × 8 in double precision, is trained twice for 30 steps, as it is and transformed;
-then the second path is transformed back. The largest relative deviation between the two says whether the optimizer can
-tell the problems apart. Most of a table of results can be read off this card: a diagonal method has no rotation in it,
-and `quad_rot` costs it more than `quad`.
+One problem, ½ tr(Wᵀ A W B) with W of 8 × 8 in double precision, is trained for 30 steps as it is and transformed, and
+the second path is transformed back: the largest relative deviation says whether the optimizer can tell the problems
+apart. Most of a table of results can be read off this card: a diagonal method is not invariant to rotations, and
+`quad_rot` costs it more than `quad`.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,18 +22,19 @@ from .runner import one_thread
 Answer = Literal["yes", "approx", "no"]
 
 SIZE, STEPS = 8, 30
+IDENTITY = torch.eye(SIZE, dtype=torch.float64)
 EXACT, APPROXIMATE = 1e-10, 1e-2  # largest deviation that counts as "yes", and as "approx"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Transformation:
     """Another way to look at the same problem: the loss times `scale`, of W = L W' R."""
 
     name: str
     meaning: str
     scale: float = 1.0
-    left: Callable[[], Tensor] = functools.partial(torch.eye, SIZE, dtype=torch.float64)
-    right: Callable[[], Tensor] = functools.partial(torch.eye, SIZE, dtype=torch.float64)
+    left: Tensor = IDENTITY
+    right: Tensor = IDENTITY
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def invariances(optimizers: Iterable[str | type[torch.optim.Optimizer]] | None =
 
 def _path(candidate: Candidate, transformation: Transformation) -> Tensor:
     """The points visited, transformed back."""
-    left, right = transformation.left(), transformation.right()
+    left, right = transformation.left, transformation.right
     generator = fixed_generator("invariances")
     scales = logspace(1.0, 0.03, SIZE).sqrt()
     a, b = (scales[:, None] * rotation(SIZE, generator) for _ in range(2))
@@ -104,7 +104,7 @@ def _path(candidate: Candidate, transformation: Transformation) -> Tensor:
         for _ in range(STEPS):
             optimizer.zero_grad()
             loss = transformation.scale * (a @ left @ w @ right @ b.T).square().sum() / 2
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
             points.append(left @ w.detach() @ right)
     return torch.stack(points)
@@ -117,19 +117,18 @@ def _shuffled_signs() -> Tensor:
     return signs * torch.eye(SIZE, dtype=torch.float64)[torch.randperm(SIZE, generator=generator)]
 
 
-def _rotation(name: str) -> Tensor:
-    return rotation(SIZE, fixed_generator(name))
-
+_LEFT, _RIGHT = (rotation(SIZE, fixed_generator(side)) for side in ("left", "right"))
+_SHUFFLE = _shuffled_signs()
 
 TRANSFORMATIONS = (
     Transformation("scale", "the loss × 1000", scale=1e3),
-    Transformation("permute", "rows and columns permuted, signs flipped", left=_shuffled_signs, right=_shuffled_signs),
-    Transformation("rotate left", "W rotated from the left", left=functools.partial(_rotation, "left")),
+    Transformation("permute", "rows and columns permuted, signs flipped", left=_SHUFFLE, right=_SHUFFLE),
+    Transformation("rotate left", "W rotated from the left", left=_LEFT),
     Transformation(
         "rotate both",
         "W rotated from both sides",
-        left=functools.partial(_rotation, "left"),
-        right=functools.partial(_rotation, "right"),
+        left=_LEFT,
+        right=_RIGHT,
     ),
     Transformation("re-run", "nothing: the same run again"),
 )
