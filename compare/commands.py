@@ -103,7 +103,7 @@ def sweep(optimizer: str, problem: str, schedule: str, seed: int) -> int:
 
     check_schedule(schedule)
     candidate, problem_class = get_candidate(optimizer), get_problem(problem)
-    protocol = Protocol("lr", stop_at_hit=False, evaluation_seeds=(), tuning_seeds=(seed,))
+    protocol = Protocol("lr", evaluation_seeds=(), tuning_seeds=(seed,))
 
     def run(
         hyperparameters: dict[str, Any], seed: int, stage: Stage, stop_at_hit: bool = False, limit: int | None = None

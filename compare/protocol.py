@@ -19,6 +19,7 @@ from .results import MISS, Stage, Trial
 Ruleset = Literal["default", "lr", "search"]
 RULESETS: tuple[Ruleset, ...] = ("default", "lr", "search")
 Hyperparameters = dict[str, Any]
+LATE = 2  # times the steps of the best
 FIRST_SEED = 100  # of the evaluation
 
 
@@ -27,11 +28,12 @@ class Protocol:
     """The numbers of the protocol."""
 
     ruleset: Ruleset
-    stop_at_hit: bool  # whether tuning runs end once their hit is confirmed
     evaluation_seeds: tuple[int, ...]
+    stop_at_hit: bool = False  # whether screening runs end once their hit is confirmed, or late
     tuning_seeds: tuple[int, ...] = (0, 1, 2)  # the first screens, the others re-test
-    half_decades: int = 3  # of the grid, on either side of the optimizer's default lr
-    extensions: int = 2  # grid points that may be added while the best is at an end
+    decades: float = 0.5  # between the points of the grid
+    side: int = 3  # points of the grid on either side of the optimizer's default lr
+    extensions: int = 4  # grid points that may be added while the best is at an end
     retested: int = 3  # settings that are re-tested
     points: int = 16  # of the ruleset "search"
     schedule: str = "auto"  # of the learning rate: the problem's own, or one for all
@@ -60,11 +62,13 @@ class Protocol:
         if self.ruleset == "default":
             return "that; nothing is tuned."
         screening, *retesting = self.tuning_seeds
-        length = "stopped once it has hit or is too late to be re-tested" if self.stop_at_hit else "at full length"
+        length = (
+            f"stopped at its hit or {LATE} times the steps of the best so far" if self.stop_at_hit else "at full length"
+        )
         if self.ruleset == "lr":
             screened = (
-                f"lr: {2 * self.half_decades + 1} values, half-decade grid centred on the optimizer's default, on "
-                f"tuning seed {screening}; up to {self.extensions} more while the best is at an end"
+                f"lr: {2 * self.side + 1} values, {self.decades:g} decades apart, centred on the optimizer's default, "
+                f"on tuning seed {screening}; up to {self.extensions} more while the best is at an end"
             )
         else:
             screened = f"what its space declares: {self.points} Sobol points on tuning seed {screening}"
@@ -76,6 +80,10 @@ class Protocol:
         )
 
 
+QUICK: dict[str, Any] = dict(stop_at_hit=True, tuning_seeds=(0, 1), decades=1.0, side=1, extensions=2, retested=2)
+"""What the quick protocol changes: half the runs, and shorter ones."""
+
+
 def make_protocol(
     quick: bool, seeds: int | None = None, ruleset: str = "lr", schedule: str = "auto", seconds: float = 30.0
 ) -> Protocol:
@@ -84,9 +92,7 @@ def make_protocol(
         raise unknown_name("ruleset", ruleset, RULESETS)
     return Protocol(
         ruleset=ruleset,
-        stop_at_hit=quick,
-        tuning_seeds=(0, 1) if quick else (0, 1, 2),
-        retested=2 if quick else 3,
+        **(QUICK if quick else {}),
         evaluation_seeds=tuple(range(FIRST_SEED, FIRST_SEED + (seeds or 3))),
         schedule=schedule,
         seconds=seconds,
@@ -137,6 +143,7 @@ def study(
         if len(failures) == len(trials):
             raise GivenUpError(failures[0])
         best = sorted(trials, key=rank)[: protocol.retested]
+        best = [trial for trial in best if trial.hit < MISS] or best  # a miss is not chosen before a hit
         tuned = []
         for first in best:
             again = [run(first.hyperparameters, seed, "retest", stop_at_hit=True) for seed in protocol.tuning_seeds[1:]]
@@ -154,21 +161,21 @@ def screen(run: Run, default_lr: float, protocol: Protocol) -> list[Trial]:
     """
     grid: dict[int, Trial] = {}
 
-    def try_(half_decade: int) -> None:
-        lr = default_lr * 10 ** (half_decade / 2)
-        grid[half_decade] = _screen_one(run, {"lr": lr}, protocol, list(grid.values()))
+    def try_(index: int) -> None:
+        lr = default_lr * 10 ** (index * protocol.decades)
+        grid[index] = _screen_one(run, {"lr": lr}, protocol, list(grid.values()))
 
-    for half_decade in sorted(range(-protocol.half_decades, protocol.half_decades + 1), key=abs):
-        try_(half_decade)
+    for index in sorted(range(protocol.side, -protocol.side - 1, -1), key=abs):
+        try_(index)
     for _ in range(protocol.extensions):
-        best = min(grid, key=lambda half_decade: rank(grid[half_decade]))
+        best = min(grid, key=lambda index: rank(grid[index]))
         if best == min(grid):
             try_(best - 1)
         elif best == max(grid):
             try_(best + 1)
         else:
             break
-    return [grid[half_decade] for half_decade in sorted(grid)]
+    return [grid[index] for index in sorted(grid)]
 
 
 def _screen_points(run: Run, points: Sequence[Hyperparameters], protocol: Protocol) -> list[Trial]:
@@ -179,11 +186,9 @@ def _screen_points(run: Run, points: Sequence[Hyperparameters], protocol: Protoc
 
 
 def _screen_one(run: Run, point: Hyperparameters, protocol: Protocol, before: Sequence[Trial]) -> Trial:
-    """If screening stops early, a run ends too once it is too late to be among those that are re-tested."""
-    limit = None
-    hits = sorted(trial.hit for trial in before)
-    if protocol.stop_at_hit and len(hits) >= protocol.retested and hits[protocol.retested - 1] < MISS:
-        limit = int(hits[protocol.retested - 1])
+    """If screening stops early, a run ends too once it has taken so much longer than the best before it."""
+    best = min((trial.hit for trial in before), default=MISS)
+    limit = LATE * int(best) if protocol.stop_at_hit and best < MISS else None
     return run(point, protocol.tuning_seeds[0], "screen", protocol.stop_at_hit, limit)
 
 

@@ -260,7 +260,8 @@ def _read(folder: Path) -> Iterator[_Record]:
     clocks: dict[str, Clock] = {}
     for line in _complete_lines(folder / "clock.jsonl"):
         clock = json.loads(line)
-        clocks[clock.pop("key")] = Clock(**clock)
+        key = clock.pop("key")
+        clocks[key] = Clock(**clock)
     for line in _complete_lines(folder / "trials.jsonl"):
         record = json.loads(line)
         yield _Record(record["id"], _trial(record, clocks.get(record["key"])), line)
