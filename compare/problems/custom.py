@@ -59,9 +59,12 @@ class ModuleProblem(Problem):
     @contextmanager
     def _randomness_of(self, step: int) -> Iterator[None]:
         """For what draws from the global generator: dropout, a DataLoader."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed((self.generator.initial_seed() + 1_000_003 * (step + 1)) % 2**63)
+        state = torch.get_rng_state()
+        torch.default_generator.manual_seed(self.generator.initial_seed() + step + 2)
+        try:
             yield
+        finally:
+            torch.set_rng_state(state)
 
 
 def from_module(
