@@ -287,7 +287,7 @@ class Zipf(SoftmaxModel):
 
     name = "zipf"
     description = (
-        "softmax regression, 128 separable classes of frequency 1/k in 64 dimensions, 8192 examples, batch 256"
+        "softmax regression, 128 separable classes of frequency 1/k in 64 dimensions, 4096 examples, batch 256"
     )
     tags = frozenset({"core", "full"})
     classes = 128
@@ -303,9 +303,9 @@ class Zipf(SoftmaxModel):
     def data() -> Rows:
         generator = fixed_generator("zipf")
         frequency = 1 / torch.arange(1, 129, dtype=torch.float64)
-        labels = torch.multinomial(frequency, 8192, replacement=True, generator=generator)
+        labels = torch.multinomial(frequency, 4096, replacement=True, generator=generator)
         means = torch.rand(128, 64, generator=generator, dtype=torch.float64)  # not centred, as activations are not
-        noise = torch.randn(8192, 64, generator=generator, dtype=torch.float64)
+        noise = torch.randn(4096, 64, generator=generator, dtype=torch.float64)
         return Rows((means[labels] + 0.2 * noise).float(), labels)
 
 
