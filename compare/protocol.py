@@ -20,6 +20,7 @@ Ruleset = Literal["default", "lr", "search"]
 RULESETS: tuple[Ruleset, ...] = ("default", "lr", "search")
 Hyperparameters = dict[str, Any]
 LATE = 2  # times the steps of the best
+SECONDS = 30.0  # wall time a run may take
 FIRST_SEED = 100  # of the evaluation
 
 
@@ -37,7 +38,7 @@ class Protocol:
     retested: int = 3  # settings that are re-tested
     points: int = 16  # of the ruleset "search"
     schedule: str = "auto"  # of the learning rate: the problem's own, or one for all
-    seconds: float = 30.0  # wall time a run may take
+    seconds: float = SECONDS
 
     def with_seeds(self, count: int) -> Protocol:
         """The same with so many evaluation seeds."""
@@ -66,9 +67,10 @@ class Protocol:
             f"stopped at its hit or {LATE} times the steps of the best so far" if self.stop_at_hit else "at full length"
         )
         if self.ruleset == "lr":
+            grid = f"{2 * self.side + 1} values around the optimizer's default" if self.side else "the default"
             screened = (
-                f"lr: {2 * self.side + 1} values, {self.decades:g} decades apart, centred on the optimizer's default, "
-                f"on tuning seed {screening}; up to {self.extensions} more while the best is at an end"
+                f"lr: {grid} and up to {self.extensions} more while the best is at an end, a factor of "
+                f"{10**self.decades:.3g} apart, on tuning seed {screening}"
             )
         else:
             screened = f"what its space declares: {self.points} Sobol points on tuning seed {screening}"
@@ -80,13 +82,11 @@ class Protocol:
         )
 
 
-QUICK: dict[str, Any] = dict(stop_at_hit=True, tuning_seeds=(0, 1), decades=1.0, side=1, extensions=2, retested=2)
+QUICK: dict[str, Any] = dict(stop_at_hit=True, tuning_seeds=(0, 1), decades=1.0, side=0, extensions=5, retested=2)
 """What the quick protocol changes: half the runs, and shorter ones."""
 
 
-def make_protocol(
-    quick: bool, seeds: int | None = None, ruleset: str = "lr", schedule: str = "auto", seconds: float = 30.0
-) -> Protocol:
+def make_protocol(quick: bool, seeds: int | None = None, ruleset: str = "lr", schedule: str = "auto") -> Protocol:
     """The quick protocol re-tests fewer settings on fewer seeds, and stops screening runs that are decided."""
     if ruleset not in RULESETS:
         raise unknown_name("ruleset", ruleset, RULESETS)
@@ -95,7 +95,7 @@ def make_protocol(
         **(QUICK if quick else {}),
         evaluation_seeds=tuple(range(FIRST_SEED, FIRST_SEED + (seeds or 3))),
         schedule=schedule,
-        seconds=seconds,
+        seconds=SECONDS,
     )
 
 
@@ -144,12 +144,12 @@ def study(
             raise GivenUpError(failures[0])
         best = sorted(trials, key=rank)[: protocol.retested]
         best = [trial for trial in best if trial.hit < MISS] or best  # a miss is not chosen before a hit
-        tuned = []
-        for first in best:
+        tuned = []  # where there is something to choose between
+        for first in best if len(best) > 1 else []:
             again = [run(first.hyperparameters, seed, "retest", stop_at_hit=True) for seed in protocol.tuning_seeds[1:]]
             trials.extend(again)
             tuned.append((median_rank([first, *again]), first.hyperparameters))
-        chosen = min(tuned, key=lambda entry: entry[0])[1]
+        chosen = min(tuned, key=lambda entry: entry[0])[1] if tuned else best[0].hyperparameters
     trials.extend(run(chosen, seed, "evaluate") for seed in protocol.evaluation_seeds)
     return chosen, trials
 
@@ -157,7 +157,8 @@ def study(
 def screen(run: Run, default_lr: float, protocol: Protocol) -> list[Trial]:
     """One trial per grid point, ascending in lr; the grid grows while its best point is at an end.
 
-    From the middle outwards: if screening stops early, the outer ones need not be run longer than the best took.
+    From the middle outwards: if screening stops early, the outer ones need not be run much longer than the best took.
+    Upwards first: defaults are meant for large models, and too small more often than too large here.
     """
     grid: dict[int, Trial] = {}
 
@@ -169,10 +170,10 @@ def screen(run: Run, default_lr: float, protocol: Protocol) -> list[Trial]:
         try_(index)
     for _ in range(protocol.extensions):
         best = min(grid, key=lambda index: rank(grid[index]))
-        if best == min(grid):
-            try_(best - 1)
-        elif best == max(grid):
+        if best == max(grid):
             try_(best + 1)
+        elif best == min(grid):
+            try_(best - 1)
         else:
             break
     return [grid[index] for index in sorted(grid)]

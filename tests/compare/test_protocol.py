@@ -103,18 +103,17 @@ def test_without_any_hit_the_lowest_metric_is_chosen(make):
 def test_a_miss_is_not_retested_where_another_has_hit(make):
     runs = Runs(make, hit=lambda lr, seed: 3 if lr == 1.0 else None)
     assert chosen(runs) == 1.0
-    assert runs.lrs("retest") == [1.0]
+    assert runs.lrs("retest") == []  # and one alone needs no choice
 
 
-def test_quick_has_a_grid_of_decades_and_ends_late_runs(make):
-    """Default 1, best 10: 1 hits after 40 steps, so 10 has 80; it hits after 20, so 0.1 and then 100 have 40."""
+def test_quick_walks_by_decades_and_ends_late_runs(make):
+    """Default 1, best 10: 1 hits after 40 steps, so 10 has 80; it hits after 20, so 100 has 40; 0.1 is not tried."""
     runs = Runs(make, hit=lambda lr, seed: 2 + distance(lr, 10))
     setting, trials = study(runs, 1.0, QUICK)
     assert setting == {"lr": 10.0}
-    assert runs.lrs("screen") == pytest.approx([0.1, 1, 10, 100])
+    assert runs.lrs("screen") == pytest.approx([1, 10, 100])
     screened = [trial for trial in trials if trial.stage == "screen"]
     assert [(trial.lr, trial.limit) for trial in sorted(screened, key=lambda trial: trial.lr)] == [
-        (0.1, 40),
         (1.0, None),
         (10.0, 80),
         (100.0, 40),
@@ -122,6 +121,14 @@ def test_quick_has_a_grid_of_decades_and_ends_late_runs(make):
     assert runs.lrs("retest") == [1.0, 10.0]
     assert (runs.seeds("retest"), runs.seeds("evaluate")) == ({1}, {100, 101, 102})
     assert runs.stops["evaluate"] == {(False, None)}
+
+
+def test_quick_walks_the_way_that_improves(make):
+    downwards = Runs(make, hit=lambda lr, seed: 2 + distance(lr, 0.1))
+    assert chosen(downwards, 1.0, QUICK) == pytest.approx(0.1)
+    assert downwards.lrs("screen") == pytest.approx([0.01, 0.1, 1, 10])
+    far = Runs(make, hit=lambda lr, seed: 20 - distance(lr, 1))
+    assert chosen(far, 1.0, QUICK) == pytest.approx(1e5)
 
 
 def test_the_default_ruleset_only_evaluates(make):
@@ -153,7 +160,7 @@ def test_quick_and_default_are_described(make):
     assert make_protocol(quick=True, seeds=1).evaluation_seeds == (100,)
     assert not set(PROTOCOL.evaluation_seeds) & set(PROTOCOL.tuning_seeds)
     for said in (
-        "7 values, 0.5 decades",
+        "7 values around",
         "up to 4 more",
         "best 3",
         "seeds 1, 2,",
@@ -161,7 +168,13 @@ def test_quick_and_default_are_described(make):
         "full length",
     ):
         assert said in PROTOCOL.describe()
-    for said in ("3 values, 1 decades", "up to 2 more", "best 2", "seed 1,", "stopped at its hit or 2 times the steps"):
+    for said in (
+        "the default and up to 5",
+        "factor of 10 apart",
+        "best 2",
+        "seed 1,",
+        "stopped at its hit or 2 times the steps",
+    ):
         assert said in QUICK.describe()
     assert "16 Sobol points" in make_protocol(False, ruleset="search").describe()
     assert "nothing is tuned" in make_protocol(False, ruleset="default").describe()
