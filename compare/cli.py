@@ -4,7 +4,9 @@ needs them, so that help is immediate."""
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -38,10 +40,9 @@ class Verb(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 if a run failed, 2 for a request that cannot be run."""
-    arguments = vars(_parser().parse_args(argv))
-    module, _, function = arguments.pop("function").partition(":")
+    arguments = _parser().parse_args(argv)
     try:
-        status: int = getattr(importlib.import_module(module, __package__), function)(**arguments)
+        status: int = arguments.command(arguments)
     except UsageError as error:
         print(f"optzoo: error: {error}", file=sys.stderr)
         return 2
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("optzoo: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # such as `| head`
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains as it flushes
         return 141
     return status
 
@@ -72,7 +73,14 @@ def _add_verbs(parser: argparse.ArgumentParser, verbs: dict[str, Verb]) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         verb.add_arguments(subparser)
-        subparser.set_defaults(function=verb.function)
+        subparser.set_defaults(command=functools.partial(_call, verb.function))
+
+
+def _call(path: str, arguments: argparse.Namespace) -> int:
+    module, _, function = path.partition(":")
+    options = {name: value for name, value in vars(arguments).items() if name != "command"}
+    status: int = getattr(importlib.import_module(module, __package__), function)(**options)
+    return status
 
 
 def names(text: str) -> list[str]:
