@@ -56,8 +56,8 @@ class Protocol:
             f"{self._tuning()} Schedule of lr: {schedule}. Shown: medians of full-length runs on evaluation seeds "
             f"{seeds}, which tuning never saw. A hit is the first evaluation at or below the target that the next one "
             f"confirms; a run that diverges, raises or takes over {self.seconds:g} CPU-seconds misses, and a miss "
-            "counts as infinite. Step time is CPU time of data, forward, backward and update, without evaluation, on one "
-            "thread."
+            "counts as infinite. Step time is CPU time of data, forward, backward and update, without evaluation, "
+            "on one thread."
         )
 
     def _tuning(self) -> str:
