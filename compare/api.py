@@ -52,7 +52,8 @@ def compare(
         ruleset: "lr" (default): the learning rate is tuned, everything else is the optimizer's default; "default":
             nothing is tuned; "search": 16 points in the optimizer's space.
         seeds: Number of evaluation seeds (100, 101, ...); default 3.
-        schedule: Of the learning rate: "auto" (default, each problem's own), "constant" or "linear" for all.
+        schedule: Of the learning rate: "auto" (default, each problem's own), or for all "constant", "linear" or what
+            `optzoo schedule preview` takes, such as "wsd,warmup=0.1".
         jobs: Worker processes of one thread each; default 2. Results do not depend on it, times may. With more than
             one, a script must call this under `if __name__ == "__main__":`; 1 runs in this process, as do optimizers
             that no other process could import, such as lambdas.
@@ -85,10 +86,10 @@ def compare(
     for name, count in (("seeds", 1 if seeds is None else seeds), ("jobs", jobs)):
         if count < 1:
             raise UsageError(f"{name} must be at least 1, not {count}")
-    check_schedule(schedule)
     protocol = make_protocol(quick, seeds, ruleset, schedule)
     default = "quick" if quick else "core"
     selected = select_problems([problems] if isinstance(problems, str) else problems or [default])
+    check_schedule(schedule, selected)
     candidates = get_candidates(optimizers)
     tasks = [Task(problem, candidate, protocol) for problem in selected for candidate in candidates]
     if not tasks:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from optzoo.schedulers.cli import add_commands as add_schedule_commands
+
 from .errors import UsageError
 
 RUN_DESCRIPTION = """\
@@ -57,8 +59,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="optzoo", description="PyTorch optimizers, compared.")
-    topics = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    topics = parser.add_subparsers(title="commands", required=True, metavar="compare | schedule")
     _add_verbs(topics.add_parser("compare", help="compare optimizers on bundled problems"), COMPARE)
+    add_schedule_commands(topics)
     return parser
 
 
@@ -106,7 +109,11 @@ def _run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ruleset", metavar="NAME", help="default (nothing is tuned), lr (the default) or search")
     parser.add_argument("--seeds", type=int, metavar="N", help="evaluation seeds (default: 3; 5 if full)")
-    parser.add_argument("--schedule", metavar="NAME", help="of lr: auto (each problem's own), constant or linear")
+    parser.add_argument(
+        "--schedule",
+        metavar="NAME",
+        help="of lr: auto (each problem's own), constant, linear, or as in `schedule preview`",
+    )
     parser.add_argument("--jobs", type=int, metavar="N", help="processes, one thread each (default: 2)")
     parser.add_argument("--out", metavar="DIR", help="results folder (default: runs/compare)")
     parser.add_argument(

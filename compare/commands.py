@@ -101,8 +101,8 @@ def sweep(optimizer: str, problem: str, schedule: str, seed: int) -> int:
     from .runner import Request, train
     from .schedule import check_schedule
 
-    check_schedule(schedule)
     candidate, problem_class = get_candidate(optimizer), get_problem(problem)
+    check_schedule(schedule, [problem_class])
     protocol = Protocol("lr", evaluation_seeds=(), tuning_seeds=(seed,))
 
     def run(

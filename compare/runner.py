@@ -22,7 +22,7 @@ from torch.optim import Optimizer
 from .candidates import Candidate
 from .problem import Problem
 from .results import Clock, Evaluation, Stage, Trial, first_hit, has_diverged
-from .schedule import lr_factors
+from .schedule import canonical, lr_factors
 from .store import Identity, key_of
 
 
@@ -46,7 +46,7 @@ class Request(NamedTuple):
 
     @property
     def identity(self) -> Identity:
-        schedule = self.problem.schedule if self.schedule == "auto" else self.schedule
+        schedule = self.problem.schedule if self.schedule == "auto" else canonical(self.schedule)
         return {
             "problem": self.problem.name,
             "problem_version": self.problem.version,

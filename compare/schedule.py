@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
-from .errors import unknown_name
+from .errors import UsageError, unknown_name
 from .problem import Problem
 
-SCHEDULES = ("auto", "constant", "linear")
+NAMES = ("auto", "constant", "linear")
 
 
-def check_schedule(schedule: str) -> None:
-    """Raise UsageError if there is no such schedule."""
-    if schedule not in SCHEDULES:
-        raise unknown_name("schedule", schedule, SCHEDULES)
+def check_schedule(schedule: str, problems: Iterable[type[Problem]]) -> None:
+    """Raise UsageError if there is no such schedule, or it does not fit the budget of a problem."""
+    if schedule in NAMES:
+        return
+    from optzoo.schedulers.sources import read_schedule
+
+    try:
+        read_schedule(schedule)
+    except (ValueError, TypeError) as error:
+        if schedule.isidentifier():
+            from optzoo.schedulers.recipes import RECIPES
+
+            raise unknown_name("schedule", schedule, (*NAMES, *RECIPES)) from error
+        raise UsageError(f"schedule {schedule!r}: {error}") from error
+    for problem in problems:
+        try:
+            lr_factors(problem, schedule)
+        except ValueError as error:
+            raise UsageError(f"schedule {schedule!r} on {problem.name} of {problem.budget} steps: {error}") from error
+
+
+def canonical(schedule: str) -> str:
+    """What identifies a schedule in the results: of a file, what it says."""
+    if schedule in NAMES:
+        return schedule
+    from optzoo.schedulers.sources import read_schedule
+
+    return repr(read_schedule(schedule))
 
 
 def lr_factors(problem: type[Problem], schedule: str) -> Callable[[int], float]:
@@ -21,4 +45,9 @@ def lr_factors(problem: type[Problem], schedule: str) -> Callable[[int], float]:
     name = problem.schedule if schedule == "auto" else schedule
     if name == "linear":
         return lambda step: 1.0 - step / problem.budget
-    return lambda step: 1.0
+    if name == "constant":
+        return lambda step: 1.0
+    from optzoo.schedulers.sources import read_schedule
+
+    factors: list[float] = read_schedule(name).resolve(problem.budget).array().tolist()
+    return lambda step: factors[step]

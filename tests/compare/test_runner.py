@@ -179,6 +179,11 @@ def test_schedule_and_weight_decay_are_set_for_everybody():
     assert trial.state_bytes == 2 * 4 + 3 * 8 + 5 * 1
     run(DigitsMLP, get_candidate(RecordingSGD), 0.5, schedule="constant")
     assert set(RecordingSGD.latest.lrs) == {0.5}
+    run(DigitsMLP, get_candidate(RecordingSGD), 0.5, schedule="wsd,warmup=10,cooldown=100")
+    lrs = RecordingSGD.latest.lrs
+    assert len(lrs) == 300
+    assert lrs[0] < lrs[9] <= lrs[10] == lrs[150] == 0.5
+    assert lrs[-1] < 0.01
 
 
 def test_optimizers_with_a_schedule_of_their_own_are_exempt():
@@ -212,6 +217,7 @@ def test_the_key_changes_with_everything_that_changes_the_result_and_nothing_els
         base._replace(stop_at_hit=True),
         base._replace(limit=10),
         base._replace(schedule="constant"),
+        base._replace(schedule="wsd,warmup=10"),
     ]
     keys = {key_of(request.identity) for request in (base, *others)}
     assert len(keys) == 1 + len(others)
