@@ -13,7 +13,8 @@ Importing this package is cheap: PyTorch, scikit-learn and rich are imported by 
 """
 
 from .api import compare, list_problems, load
+from .datasets import sonnets
 from .errors import UsageError
 from .results import Comparison, Study, Trial
 
-__all__ = ["Comparison", "Study", "Trial", "UsageError", "compare", "list_problems", "load"]
+__all__ = ["Comparison", "Study", "Trial", "UsageError", "compare", "list_problems", "load", "sonnets"]

@@ -57,7 +57,6 @@ class AxisQuadratic(Quadratic):
 
     name = "quad"
     description = "50-d quadratic, curvatures 1 … 1e-3 along the axes"
-    tags = frozenset({"full"})
     size = 50
     condition = 1e3
     target = Target(1e-3, relative=True)

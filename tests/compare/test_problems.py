@@ -107,7 +107,9 @@ def test_core_quick_and_full():
     assert core == ["rosenbrock", *convex, "matfac", "deep_linear", "digits_mlp", "digits_ae", "pinn", "char_lm"]
     quick = {problem.name for problem in select_problems(["quick"])}
     assert quick == {"quad_rot", "logreg_raw", "matfac", "deep_linear", "digits_mlp"}
-    assert quick < set(core) < {problem.name for problem in select_problems(["full"])}
+    full = {problem.name for problem in select_problems(["full"])}
+    assert quick < set(core) < full
+    assert full - set(core) == {"cp_tensor", "kron_quad", "digits_cnn", "xor_rnn"}
     assert {problem.family for problem in select_problems(["core"])} == {"surface", "convex", "matrix", "real"}
 
 
