@@ -17,7 +17,7 @@ COMMAND = [sys.executable, "-m", "optzoo.compare.cli", "compare"]
 def folder(tmp_path_factory):
     """A small results folder, made by the command."""
     out = tmp_path_factory.mktemp("runs") / "small"
-    arguments = ["run", "--quick", "-o", "torch.optim:AdamW,adamw", "-p", "quad", "--out", str(out)]
+    arguments = ["run", "--quick", "-o", "torch.optim:AdamW,adamw", "-p", "quad_rot", "--out", str(out)]
     finished = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=True, encoding="utf-8")
     (out / "stdout").write_text(finished.stdout, encoding="utf-8")
     (out / "stderr").write_text(finished.stderr, encoding="utf-8")
@@ -44,7 +44,7 @@ def test_show_prints_the_same_and_writes_json(folder, tmp_path, capsys):
     document = json.loads(path.read_text())
     study = document["studies"][0]
     assert (study["problem"], study["optimizer"], study["hits"], study["failure"]) == (
-        "quad",
+        "quad_rot",
         "torch.optim:AdamW",
         3,
         None,
@@ -53,7 +53,7 @@ def test_show_prints_the_same_and_writes_json(folder, tmp_path, capsys):
     evaluated = [trial for trial in study["trials"] if trial["stage"] == "evaluate"]
     assert [trial["seed"] for trial in evaluated] == [100, 101, 102]
     assert all(trial["curve"][-1][0] == 500 and trial["clock"]["step_us"] > 0 for trial in evaluated)
-    assert document["timing"]["quad"]["adamw"]["optimizer_us"] > 0
+    assert document["timing"]["quad_rot"]["adamw"]["optimizer_us"] > 0
 
 
 def test_show_prints_what_run_printed(folder, capsys):
@@ -65,12 +65,12 @@ def test_show_prints_what_run_printed(folder, capsys):
 def test_diff(folder, tmp_path, capsys):
     assert main(["compare", "diff", str(folder), str(folder), "--fail-if-slower", "1.5"]) == 0
     assert "0 of 2 common studies differ" in capsys.readouterr().out
-    slower = compare(["adamw", "lion"], ["quad"], ruleset="default", seeds=1, jobs=1, out=tmp_path, timing=False)
+    slower = compare(["adamw", "lion"], ["quad_rot"], ruleset="default", seeds=1, jobs=1, out=tmp_path, timing=False)
     assert slower.studies[0].hits == 0
     assert main(["compare", "diff", str(folder), str(tmp_path), "--fail-if-slower", "1.5"]) == 1
     captured = capsys.readouterr()
     assert "! the protocols differ" in captured.out
-    assert "quad adamw: " in captured.out
+    assert "quad_rot adamw: " in captured.out
     assert "→ missed" in captured.out
     assert "1 of 1 common studies differ" in captured.out
     assert main(["compare", "diff", str(folder), str(tmp_path)]) == 0
