@@ -12,9 +12,9 @@ On the command line, `optzoo compare run --quick`; in Python:
 Importing this package is cheap: PyTorch, scikit-learn and rich are imported by what needs them.
 """
 
-from .api import compare, list_problems
+from .api import compare, list_problems, load
 from .datasets import sonnets
 from .errors import UsageError
 from .results import Comparison, Study, Trial
 
-__all__ = ["Comparison", "Study", "Trial", "UsageError", "compare", "list_problems", "sonnets"]
+__all__ = ["Comparison", "Study", "Trial", "UsageError", "compare", "list_problems", "load", "sonnets"]

@@ -1,11 +1,18 @@
-"""The optimizers to compare: names of optzoo's registry, or import paths of any other."""
+"""The optimizers to compare: names of optzoo's registry, or import paths, classes and functions of anybody's."""
 
+from __future__ import annotations
+
+import functools
+import hashlib
 import importlib
+import importlib.metadata
 import inspect
 import math
+import sys
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
@@ -13,30 +20,51 @@ from torch.optim import Optimizer
 
 from .errors import UsageError, unknown_name
 
+Factory = Callable[..., Optimizer]
+
+CENTRE = 1e-3  # of the grid of a function that has no default for lr; torch.optim.Adam's
+
 
 @dataclass(frozen=True)
 class Candidate:
-    """An optimizer by name, to be built where it is needed: a name can be sent to a worker process, a class not always.
-
-    Attributes:
-        name: A name of `optzoo.optimizers.list_optimizers`, or "module:Class".
-        default_lr: The optimizer's own default learning rate, or the one to begin tuning at: the centre of its grid.
-    """
+    """An optimizer to be built where it is needed: a name can be sent to a worker process, a function not always."""
 
     name: str
+    """What tables call it."""
+    source: str | Factory
+    """A name of `optzoo.optimizers.list_optimizers`, "module:Class", or a function that no other process can import."""
     default_lr: float
+    """The optimizer's own default learning rate, or the one to begin tuning at: the centre of its grid."""
+    untuned: dict[str, float]
+    """{"lr": ...} where nothing is tuned; empty if its default is None, and it finds its own step sizes."""
+    qualname: str
+    version: str
+    """Of its package, with a hash of its source, so that an edited optimizer is trained again."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options that differ from its defaults, in every run."""
 
-    def build(self, parameters: list[Tensor], lr: float) -> Optimizer:
-        """The optimizer with its own defaults, except for `lr` and no weight decay."""
+    @property
+    def factory(self) -> Factory:
+        return _factory(self.source)
+
+    @property
+    def own_schedule(self) -> bool:
+        """Whether it says that the schedule of a problem is not for it, by a class attribute of this name."""
+        return bool(getattr(self.factory, "own_schedule", False))
+
+    def build(self, parameters: list[Tensor], hyperparameters: Mapping[str, Any]) -> Optimizer:
+        """The optimizer with its own defaults, except for the hyperparameters given and no weight decay."""
+        decay = {"weight_decay": 0.0} if "weight_decay" in options_of(self.source) else {}
+        given = {**decay, **self.options, **hyperparameters}
+        arguments = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as DoG's: the grid leaves what is recommended on purpose
-            if ":" in self.name:
-                factory = _import(self.name)
-                decay = {"weight_decay": 0.0} if "weight_decay" in inspect.signature(factory).parameters else {}
-                return factory(parameters, lr=lr, **decay)
-            from optzoo.optimizers import create_optimizer
+            return self.factory(parameters, **arguments)
 
-            return create_optimizer(self.name, parameters, lr=lr, weight_decay=0.0)
+
+def is_importable(thing: Any) -> bool:
+    """Whether other processes find a class or function under its module and name."""
+    return getattr(sys.modules.get(thing.__module__), getattr(thing, "__qualname__", ""), None) is thing
 
 
 def registered() -> list[str]:
@@ -46,39 +74,126 @@ def registered() -> list[str]:
     return list_optimizers()
 
 
-def get_candidate(optimizer: str | type[Optimizer]) -> Candidate:
-    """The candidate of a registry name, a "module:Class" path or a class.
+def get_candidate(
+    optimizer: str | Factory, name: str | None = None, options: Mapping[str, Any] | None = None
+) -> Candidate:
+    """The candidate of a registry name, a "module:Class" path, a class, or a function of (parameters, lr).
 
-    Raises UsageError if there is no such optimizer, or if it has no positive default learning rate to centre on.
+    Args:
+        optimizer: What makes the optimizer.
+        name: What tables call it; default the name or path.
+        options: Options to build it with, in every run; default its own defaults.
+
+    Raises:
+        UsageError: There is no such optimizer or option, or it has no positive default lr to centre the grid on.
     """
-    name = optimizer if isinstance(optimizer, str) else f"{optimizer.__module__}:{optimizer.__qualname__}"
-    default_lr = _imported_lr(name) if ":" in name else _registered_lr(name)
+    source = optimizer if isinstance(optimizer, str) else _path(optimizer)
+    factory = _factory(source)
+    known = options_of(source)
+    for option in options or {}:
+        if option not in known and inspect.Parameter.VAR_KEYWORD not in known.values():
+            raise unknown_name(f"option of {name or source}", option, known)
+    given = (options or {}).get("lr", known.get("lr"))
+    if given is inspect.Parameter.empty and not isinstance(factory, type):
+        given = CENTRE
+    default_lr = (_tuning_lr(source) if given is None or "lr" not in (options or {}) else None) or given
+    name = name or (source if isinstance(source, str) else factory.__name__)
     if not (isinstance(default_lr, int | float) and 0 < default_lr < math.inf):
         raise UsageError(f"optimizer {name!r} has no positive default for lr, which would be the centre of its grid")
-    return Candidate(name, float(default_lr))
+    qualname = f"{factory.__module__}.{getattr(factory, '__qualname__', type(factory).__qualname__)}"
+    options = {option: value for option, value in (options or {}).items() if option != "lr"}
+    untuned = {} if given is None else {"lr": float(given)}
+    return Candidate(name, source, float(default_lr), untuned, qualname, _version(factory), options)
 
 
-def _registered_lr(name: str) -> Any:
+def get_candidates(
+    optimizers: Mapping[str, Any] | Iterable[Any] | None, everything: Iterable[str] | None = None
+) -> list[Candidate]:
+    """The candidates of what `compare` and its configuration file take as optimizers; by default all registered.
+
+    Every entry is a name, path, class or function, or a mapping {"class_path": ..., "init_args": {...}}; with names of
+    their own, the entries are the values of a mapping, or each is a mapping {name: entry}.
+    """
+    entries: list[tuple[str | None, Any]] = []
+    if isinstance(optimizers, Mapping):
+        entries.extend(optimizers.items())
+    else:
+        chosen = registered() if optimizers is None else optimizers
+        for entry in chosen:
+            if isinstance(entry, Mapping) and "class_path" not in entry:
+                entries.extend(entry.items())
+            else:
+                entries.append((None, entry))
+    candidates: dict[str, Candidate] = {}
+    for name, entry in entries:
+        candidate = _from_entry(name, entry)
+        if candidates.setdefault(candidate.name, candidate) != candidate:
+            raise UsageError(f"two optimizers are called {candidate.name!r}; give them names of their own")
+    return list(candidates.values())
+
+
+@functools.cache
+def options_of(source: str | Factory) -> dict[str, Any]:
+    """The options of an optimizer's constructor with their defaults; a wrapper's include those of what it wraps."""
+    if isinstance(source, str) and ":" not in source:
+        from optzoo.optimizers import optimizer_info
+
+        return optimizer_info(source).defaults
+    try:
+        parameters = list(inspect.signature(_factory(source)).parameters.values())[1:]
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"optimizer {source!r}: cannot read its options ({error})") from error
+    keywords = (parameter for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL)
+    return {item.name: item.kind if item.kind is item.VAR_KEYWORD else item.default for item in keywords}
+
+
+def _from_entry(name: str | None, entry: Any) -> Candidate:
+    if not isinstance(entry, Mapping):
+        if not (isinstance(entry, str) or callable(entry)):
+            raise UsageError(f"optimizer {entry!r} is no name, no module:Class, no class and no function")
+        return get_candidate(entry, name)
+    for key in entry:
+        if key not in ("class_path", "init_args"):
+            raise unknown_name(f"key of optimizer {name or ''}".strip(), str(key), ("class_path", "init_args"))
+    path = entry.get("class_path")
+    if not isinstance(path, str):
+        raise UsageError(f"optimizer {name!r} needs a class_path, such as torch.optim.SGD")
+    if "." in path and ":" not in path:
+        path = ":".join(path.rsplit(".", 1))  # jsonargparse's and Lightning's spelling
+    return get_candidate(path, name, entry.get("init_args") or {})
+
+
+def _tuning_lr(source: str | Factory) -> float | None:
+    """The lr to begin tuning at, where the registry knows one."""
     from optzoo.optimizers import optimizer_info
 
-    if name not in registered():
-        raise unknown_name("optimizer", name, registered())
-    info = optimizer_info(name)
-    return info.tuning_lr or info.defaults.get("lr")
+    return optimizer_info(source).tuning_lr if isinstance(source, str) and ":" not in source else None
 
 
-def _imported_lr(path: str) -> Any:
-    parameter = inspect.signature(_import(path)).parameters.get("lr")
-    return parameter.default if parameter else None
+def _path(factory: Factory) -> str | Factory:
+    """The import path of a class or function, or itself if other processes cannot import it."""
+    return f"{factory.__module__}:{factory.__qualname__}" if is_importable(factory) else factory
 
 
-def _import(path: str) -> Callable[..., Optimizer]:
+def _factory(source: str | Factory) -> Factory:
+    if not isinstance(source, str):
+        return source
+    if ":" in source:
+        return _import(source)
+    from optzoo.optimizers import optimizer_info
+
+    if source not in registered():
+        raise unknown_name("optimizer", source, registered())
+    return optimizer_info(source).optimizer_class
+
+
+def _import(path: str) -> Factory:
     module_name, _, attribute = path.partition(":")
     try:
         module = importlib.import_module(module_name)
     except (ImportError, ValueError) as error:  # ValueError: an empty or relative module name
         raise UsageError(f"optimizer {path!r}: cannot import {module_name!r} ({error})") from error
-    factory: Callable[..., Optimizer] | None = getattr(module, attribute, None)
+    factory: Factory | None = getattr(module, attribute, None)
     if not callable(factory):
         raise unknown_name(f"optimizer of {module_name}", attribute, _optimizers_in(module))
     return factory
@@ -88,3 +203,28 @@ def _optimizers_in(module: object) -> list[str]:
     """The optimizer classes to suggest; those that can have no default lr, such as the base class, are left out."""
     classes = {name: item for name, item in vars(module).items() if isinstance(item, type)}
     return [name for name, item in classes.items() if issubclass(item, Optimizer) and item is not Optimizer]
+
+
+def _version(factory: Factory) -> str:
+    """The version of the factory's package, and a hash of the source that is most likely to change under it."""
+    module = sys.modules.get(factory.__module__)
+    package = factory.__module__.partition(".")[0]
+    if package == "optzoo":
+        return f"{importlib.metadata.version('optzoo')}+{_hash_of_optzoo()}"
+    version = getattr(sys.modules.get(package), "__version__", "0")
+    path = getattr(module, "__file__", None)
+    return f"{version}+{_hash([Path(path)])}" if path and Path(path).is_file() else str(version)
+
+
+@functools.cache
+def _hash_of_optzoo() -> str:
+    from optzoo import optimizers
+
+    return _hash(sorted(Path(optimizers.__path__[0]).rglob("*.py")))
+
+
+def _hash(paths: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

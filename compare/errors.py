@@ -10,11 +10,11 @@ class UsageError(ValueError):
 
 
 def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UsageError:
-    """The error for a name that is not one of `valid`: it offers the nearest one, or all if none is near."""
+    """The error for a name that is not one of `valid`: it offers the nearest ones, or all if none is near."""
     valid = sorted(valid)
     by_lower_case = {candidate.lower(): candidate for candidate in valid}
-    nearest = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
-    hint = f"did you mean {by_lower_case[nearest[0]]!r}?" if nearest else f"valid names: {', '.join(valid)}"
+    nearest = [repr(by_lower_case[match]) for match in difflib.get_close_matches(name.lower(), by_lower_case, n=3)]
+    hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"valid names: {', '.join(valid)}"
     return UsageError(f"unknown {kind} {name!r}; {hint}")
 
 

@@ -1,94 +1,198 @@
-"""How a learning rate is chosen and judged: one protocol, the same for every optimizer.
+"""How hyperparameters are chosen and judged: one protocol, the same for every optimizer.
 
 A study screens learning rates on one tuning seed, re-tests the best few on more tuning seeds, because one seed alone
 is known to pick rates that fail on the next, and judges the chosen one on seeds that played no part in choosing it.
-Learning rates are ranked by what is reported: first by steps to the target, then by the metric.
+Settings are ranked by what is reported: first by steps to the target, then by the metric.
 """
 
+from __future__ import annotations
+
 import statistics
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 from typing import Protocol as Interface
 
-from .results import Stage, Trial
+from .errors import unknown_name
+from .results import MISS, Stage, Trial
+
+Ruleset = Literal["default", "lr", "search"]
+RULESETS: tuple[Ruleset, ...] = ("default", "lr", "search")
+Hyperparameters = dict[str, Any]
+LATE = 2  # times the steps of the best
+SECONDS = 30.0  # CPU time a run may take
+FIRST_SEED = 100  # of the evaluation
 
 
 @dataclass(frozen=True)
 class Protocol:
     """The numbers of the protocol."""
 
-    stop_at_hit: bool  # whether tuning runs end once their hit is confirmed
+    ruleset: Ruleset
     evaluation_seeds: tuple[int, ...]
+    stop_at_hit: bool = False  # whether screening runs end once their hit is confirmed, or late
     tuning_seeds: tuple[int, ...] = (0, 1, 2)  # the first screens, the others re-test
-    half_decades: int = 3  # of the grid, on either side of the optimizer's default lr
-    extensions: int = 2  # grid points that may be added while the best is at an end
-    retested: int = 3  # learning rates that are re-tested
+    decades: float = 0.5  # between the points of the grid
+    side: int = 3  # points of the grid on either side of the optimizer's default lr
+    extensions: int = 4  # grid points that may be added while the best is at an end
+    retested: int = 3  # settings that are re-tested
+    points: int = 16  # of the ruleset "search"
+    schedule: str = "auto"  # of the learning rate: the problem's own, or one for all
+    seconds: float = SECONDS
+
+    def with_seeds(self, count: int) -> Protocol:
+        """The same with so many evaluation seeds."""
+        return replace(self, evaluation_seeds=tuple(range(FIRST_SEED, FIRST_SEED + count)))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For the results folder: the numbers, and all of it in words."""
+        return {**asdict(self), "description": self.describe()}
 
     def describe(self) -> str:
-        screening, *retesting = self.tuning_seeds
-        tuning = "stopped at its confirmed hit" if self.stop_at_hit else "at full length"
+        seeds = ", ".join(map(str, self.evaluation_seeds))
+        schedule = "the problem's own" if self.schedule == "auto" else f"{self.schedule} for all"
         return (
-            "Weight decay 0 and library defaults for everything but lr. "
-            f"lr: {2 * self.half_decades + 1} values, half-decade grid centred on the optimizer's default, on tuning "
-            f"seed {screening}; up to {self.extensions} more while the best is at an end; the best {self.retested} "
-            f"re-tested on tuning seeds {', '.join(map(str, retesting))}; chosen by median steps to target over the "
-            f"tuning seeds, then by median last metric; each tuning run {tuning}. Shown: medians of full-length runs "
-            f"on evaluation seeds {', '.join(map(str, self.evaluation_seeds))}, which tuning never saw. A hit is the "
-            "first evaluation at or below the target that the next one confirms. Step time is data, forward, "
-            "backward and update, evaluation excluded: median over steps, best seed, 1 thread."
+            f"Ruleset {self.ruleset}: weight decay 0, no clipping, float32, library defaults for everything but "
+            f"{self._tuning()} Schedule of lr: {schedule}. Shown: medians of full-length runs on evaluation seeds "
+            f"{seeds}, which tuning never saw. A hit is the first evaluation at or below the target that the next one "
+            f"confirms; a run that diverges, raises or takes over {self.seconds:g} CPU-seconds misses, and a miss "
+            "counts as infinite. Step time is CPU time of data, forward, backward and update, without evaluation, "
+            "on one thread."
+        )
+
+    def _tuning(self) -> str:
+        if self.ruleset == "default":
+            return "that; nothing is tuned."
+        screening, *retesting = self.tuning_seeds
+        length = (
+            f"stopped at its hit or {LATE} times the steps of the best so far" if self.stop_at_hit else "at full length"
+        )
+        if self.ruleset == "lr":
+            grid = f"{2 * self.side + 1} values around the optimizer's default" if self.side else "the default"
+            screened = (
+                f"lr: {grid} and up to {self.extensions} more while the best is at an end, a factor of "
+                f"{10**self.decades:.3g} apart, on tuning seed {screening}"
+            )
+        else:
+            screened = f"what its space declares: {self.points} Sobol points on tuning seed {screening}"
+        if not retesting:
+            return f"{screened}, each {length}; chosen by steps to the target, then by the last metric."
+        return (
+            f"{screened}, each {length}; the best {self.retested} re-tested on tuning seeds "
+            f"{', '.join(map(str, retesting))}, stopped at the hit; chosen by median steps to the target over the "
+            "tuning seeds, then by median last metric."
         )
 
 
-def make_protocol(quick: bool, seeds: int | None = None) -> Protocol:
-    """The quick protocol stops tuning runs at their hit and has 3 evaluation seeds, the full one 5."""
-    count = seeds or (3 if quick else 5)
-    return Protocol(stop_at_hit=quick, evaluation_seeds=tuple(range(100, 100 + count)))
+QUICK: dict[str, Any] = dict(stop_at_hit=True, tuning_seeds=(0,), decades=1.0, side=0, extensions=5, retested=1)
+"""What the quick protocol changes: fewer runs, and shorter ones."""
+
+
+def make_protocol(quick: bool, seeds: int | None = None, ruleset: str = "lr", schedule: str = "auto") -> Protocol:
+    """The quick protocol walks in larger steps, stops screening runs that are decided, and re-tests nothing."""
+    if ruleset not in RULESETS:
+        raise unknown_name("ruleset", ruleset, RULESETS)
+    return Protocol(
+        ruleset=ruleset,
+        **(QUICK if quick else {}),
+        evaluation_seeds=tuple(range(FIRST_SEED, FIRST_SEED + (seeds or 3))),
+        schedule=schedule,
+        seconds=SECONDS,
+    )
 
 
 class Run(Interface):
     """Trains once; what the protocol is written against, so that it can be tested without training."""
 
-    def __call__(self, lr: float, seed: int, stage: Stage) -> Trial: ...
+    def __call__(
+        self,
+        hyperparameters: Hyperparameters,
+        seed: int,
+        stage: Stage,
+        stop_at_hit: bool = False,
+        limit: int | None = None,
+    ) -> Trial: ...
 
 
-@dataclass(frozen=True)
-class Outcome:
-    lr: float
-    trials: tuple[Trial, ...]
+class GivenUpError(Exception):
+    """There is nothing to choose from; the message says why."""
 
 
-def tune_and_evaluate(run: Run, default_lr: float, protocol: Protocol) -> Outcome:
-    """Screen, extend, re-test, choose, evaluate."""
-    screened = screen(run, default_lr, protocol)
-    best = sorted(screened, key=rank)[: protocol.retested]
-    tuned = {
-        first.lr: [first, *(run(first.lr, seed, "retest") for seed in protocol.tuning_seeds[1:])] for first in best
-    }
-    lr = min(tuned, key=lambda lr: median_rank(tuned[lr]))
-    evaluated = [run(lr, seed, "evaluate") for seed in protocol.evaluation_seeds]
-    retested = [trial for trials in tuned.values() for trial in trials[1:]]
-    return Outcome(lr, (*screened, *retested, *evaluated))
+def study(
+    run: Run,
+    default_lr: float,
+    protocol: Protocol,
+    untuned: Hyperparameters | None = None,
+    points: Sequence[Hyperparameters] = (),
+) -> tuple[Hyperparameters, list[Trial]]:
+    """Screen, extend, re-test, choose, evaluate: what was chosen, and all trials.
+
+    Args:
+        run: Trains once.
+        default_lr: Centre of the grid.
+        protocol: The numbers.
+        untuned: The setting of the ruleset "default".
+        points: The settings of the ruleset "search".
+
+    Raises:
+        GivenUpError: Every screening run failed.
+    """
+    chosen = dict(untuned or {})
+    trials: list[Trial] = []
+    if protocol.ruleset != "default":
+        trials = _screen_points(run, points, protocol) if points else screen(run, default_lr, protocol)
+        failures = [trial.failure for trial in trials if trial.failure]
+        if len(failures) == len(trials):
+            raise GivenUpError(failures[0])
+        best = sorted(trials, key=rank)[: protocol.retested]
+        best = [trial for trial in best if trial.hit < MISS] or best  # a miss is not chosen before a hit
+        tuned = []  # where there is something to choose between
+        for first in best if len(best) > 1 else []:
+            again = [run(first.hyperparameters, seed, "retest", stop_at_hit=True) for seed in protocol.tuning_seeds[1:]]
+            trials.extend(again)
+            tuned.append((median_rank([first, *again]), first.hyperparameters))
+        chosen = min(tuned, key=lambda entry: entry[0])[1] if tuned else best[0].hyperparameters
+    trials.extend(run(chosen, seed, "evaluate") for seed in protocol.evaluation_seeds)
+    return chosen, trials
 
 
 def screen(run: Run, default_lr: float, protocol: Protocol) -> list[Trial]:
-    """One trial per grid point, ascending in lr; the grid grows while its best point is at an end."""
-    low, high = -protocol.half_decades, protocol.half_decades
+    """One trial per grid point, ascending in lr; the grid grows while its best point is at an end.
 
-    def trial(half_decade: int) -> Trial:
-        return run(default_lr * 10 ** (half_decade / 2), protocol.tuning_seeds[0], "screen")
+    From the middle outwards: if screening stops early, the outer ones need not be run much longer than the best took.
+    Upwards first: defaults are meant for large models, and too small more often than too large here.
+    """
+    grid: dict[int, Trial] = {}
 
-    trials = [trial(half_decade) for half_decade in range(low, high + 1)]
+    def try_(index: int) -> None:
+        lr = default_lr * 10 ** (index * protocol.decades)
+        grid[index] = _screen_one(run, {"lr": lr}, protocol, list(grid.values()))
+
+    for index in sorted(range(protocol.side, -protocol.side - 1, -1), key=abs):
+        try_(index)
     for _ in range(protocol.extensions):
-        best = min(trials, key=rank)
-        if best is trials[0]:
-            low -= 1
-            trials.insert(0, trial(low))
-        elif best is trials[-1]:
-            high += 1
-            trials.append(trial(high))
+        best = min(grid, key=lambda index: rank(grid[index]))
+        if best == max(grid):
+            try_(best + 1)
+        elif best == min(grid):
+            try_(best - 1)
         else:
             break
+    return [grid[index] for index in sorted(grid)]
+
+
+def _screen_points(run: Run, points: Sequence[Hyperparameters], protocol: Protocol) -> list[Trial]:
+    trials: list[Trial] = []
+    for point in points:
+        trials.append(_screen_one(run, point, protocol, trials))
     return trials
+
+
+def _screen_one(run: Run, point: Hyperparameters, protocol: Protocol, before: Sequence[Trial]) -> Trial:
+    """If screening stops early, a run ends too once it has taken so much longer than the best before it."""
+    best = min((trial.hit for trial in before), default=MISS)
+    limit = LATE * int(best) if protocol.stop_at_hit and best < MISS else None
+    return run(point, protocol.tuning_seeds[0], "screen", protocol.stop_at_hit, limit)
 
 
 def rank(trial: Trial) -> tuple[float, float]:

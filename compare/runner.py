@@ -1,9 +1,19 @@
 """One training run: train, evaluate outside the clock, measure."""
 
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import os
+import platform
+import re
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from time import perf_counter_ns
+from pathlib import Path
+from time import perf_counter, process_time, process_time_ns
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -11,11 +21,66 @@ from torch.optim import Optimizer
 
 from .candidates import Candidate
 from .problem import Problem
-from .results import MISS, Evaluation, Stage, Trial, first_hit, has_diverged
+from .results import Clock, Evaluation, Stage, Trial, first_hit, has_diverged
+from .schedule import canonical, lr_factors
+from .store import Identity, key_of
+
+
+class Request(NamedTuple):
+    """A run to make; everything in it but `seconds` determines what comes out."""
+
+    problem: type[Problem]
+    candidate: Candidate
+    hyperparameters: dict[str, Any]
+    seed: int
+    stage: Stage = "evaluate"
+    stop_at_hit: bool = False
+    limit: int | None = None  # stop where the hit can no longer be by this step
+    schedule: str = "auto"
+    seconds: float = 30.0
+
+    @property
+    def own_schedule(self) -> bool:
+        """Whether the optimizer sets its step sizes itself: it says so, or its lr is left at a default of None."""
+        return self.candidate.own_schedule or "lr" not in self.hyperparameters
+
+    @property
+    def identity(self) -> Identity:
+        schedule = self.problem.schedule if self.schedule == "auto" else canonical(self.schedule)
+        return {
+            "problem": self.problem.name,
+            "problem_version": self.problem.version,
+            "optimizer": self.candidate.qualname,
+            "optimizer_version": self.candidate.version,
+            "hyperparameters": {**self.candidate.options, **self.hyperparameters},
+            "seed": self.seed,
+            "schedule": "own" if self.own_schedule else schedule,
+            "stage": self.stage,
+            "stop_at_hit": self.stop_at_hit,
+            "limit": self.limit,
+            "torch": torch.__version__,
+        }
+
+    def failed(self, reason: str) -> Trial:
+        """The trial of a run of which nothing came out."""
+        identity = self.identity
+        return Trial(
+            key=key_of(identity),
+            stage=self.stage,
+            hyperparameters=identity["hyperparameters"],
+            seed=self.seed,
+            target=math.nan,
+            curve=(),
+            extra={},
+            parameters=0,
+            state_bytes=0,
+            failure=reason,
+            limit=self.limit,
+        )
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """On tensors this small one thread is the fastest, and the results are the same bit for bit on every run."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -25,76 +90,156 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@_one_thread()
-def train(
-    problem_class: type[Problem], candidate: Candidate, lr: float, seed: int, stage: Stage, stop_at_hit: bool = False
-) -> Trial:
-    """Train for the problem's budget, or until the run diverges or (`stop_at_hit`) its hit is confirmed."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # for optimizers that draw random numbers; the problem has its own generator
-        problem = problem_class(seed)
-        optimizer = candidate.build(problem.parameters(), lr)
-        curve = [Evaluation(0, problem.metric())]
-        target = problem.target.threshold(curve[0].metric)
-        step_ns: list[int] = []
-        optimizer_ns: list[int] = []
-        for step in range(problem.budget):
-            _set_lr(optimizer, lr * problem.lr_factor(step))
-            started = perf_counter_ns()
-            optimizer.zero_grad()
-            torch.autograd.backward(problem.loss(step))
-            differentiated = perf_counter_ns()
-            optimizer.step()
-            finished = perf_counter_ns()
-            step_ns.append(finished - started)
-            optimizer_ns.append(finished - differentiated)
-            if (step + 1) % problem.eval_every == 0 or step + 1 == problem.budget:
-                curve.append(_evaluate(problem, optimizer, step + 1))
-                confirmed = first_hit(curve[-2:], target) < MISS
-                if has_diverged(curve) or (stop_at_hit and confirmed):
-                    break
-        _switch_mode(optimizer, "eval")
-        return Trial(
-            stage=stage,
-            lr=lr,
-            seed=seed,
-            target=target,
-            curve=tuple(curve),
-            extra=problem.extra(),
-            parameters=sum(parameter.numel() for parameter in problem.parameters()),
-            state_bytes=_tensor_bytes(optimizer.state.values()),
-            step_us=statistics.median(step_ns) / 1e3,
-            optimizer_us=statistics.median(optimizer_ns) / 1e3,
-        )
+class Driver:
+    """A problem under an optimizer, one step at a time, with the CPU time each part took."""
+
+    def __init__(self, request: Request) -> None:
+        self.problem = request.problem(request.seed)
+        self.optimizer = request.candidate.build(self.problem.parameters(), request.hyperparameters)
+        self.gradients = 0
+        self.forward_ns: list[int] = []
+        self.backward_ns: list[int] = []
+        self.optimizer_ns: list[int] = []
+        self._step = 0
+        self._factor = None if request.own_schedule else lr_factors(request.problem, request.schedule)
+        self._base_lrs = [group["lr"] for group in self.optimizer.param_groups]
+        closure = inspect.signature(self.optimizer.step).parameters.get("closure")
+        self._needs_closure = closure is not None and closure.default is closure.empty
+
+    def step(self) -> None:
+        """Data, forward, backward and update, on the clock of the CPU."""
+        if self._factor is not None:
+            factor = self._factor(self._step)
+            for group, lr in zip(self.optimizer.param_groups, self._base_lrs, strict=True):
+                group["lr"] = lr * factor
+        forward = backward = 0
+        noise = self.problem.generator.get_state() if self._needs_closure else None
+
+        def closure() -> Tensor:
+            nonlocal forward, backward
+            started = process_time_ns()
+            if noise is not None:  # the loss is asked for several times: of the same data
+                self.problem.generator.set_state(noise)
+            self.optimizer.zero_grad()
+            loss = self.problem.loss(self._step)
+            computed = process_time_ns()
+            torch.autograd.backward(loss)
+            self.gradients += 1
+            forward += computed - started
+            backward += process_time_ns() - computed
+            return loss
+
+        started = process_time_ns()
+        step: Callable[..., Any] = self.optimizer.step
+        if self._needs_closure:
+            step(closure)
+        else:
+            closure()
+            step()
+        self.forward_ns.append(forward)
+        self.backward_ns.append(backward)
+        self.optimizer_ns.append(process_time_ns() - started - forward - backward)
+        self._step += 1
+
+    def evaluate(self) -> Evaluation:
+        switch_mode(self.optimizer, "eval")
+        evaluation = Evaluation(self._step, float(self.problem.metric()), self.gradients)
+        switch_mode(self.optimizer, "train")
+        return evaluation
 
 
-def _set_lr(optimizer: Optimizer, lr: float) -> None:
-    for group in optimizer.param_groups:
-        group["lr"] = lr
+def train(request: Request) -> Trial:
+    """Train for the problem's budget, or until the run fails, diverges or (`stop_at_hit`) its hit is confirmed.
+
+    What an optimizer or a problem raises is recorded in the trial, and it is a miss.
+    """
+    started = perf_counter()
+    with one_thread(), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(request.seed)  # for optimizers that draw random numbers; the problem has its own generator
+        try:
+            return _train(request, started)
+        except Exception as error:
+            return request.failed(f"raised {_one_line(error)}")
 
 
-def _evaluate(problem: Problem, optimizer: Optimizer, step: int) -> Evaluation:
-    _switch_mode(optimizer, "eval")
-    evaluation = Evaluation(step, problem.metric())
-    _switch_mode(optimizer, "train")
-    return evaluation
+def _train(request: Request, started: float) -> Trial:
+    cpu_started = process_time()
+    driver = Driver(request)
+    problem, optimizer = driver.problem, driver.optimizer
+    curve = [driver.evaluate()]
+    target = problem.target.threshold(curve[0].metric)
+    failure = None
+    for step in range(1, problem.budget + 1):
+        driver.step()
+        if step % problem.eval_every == 0 or step == problem.budget:
+            curve.append(driver.evaluate())
+            if has_diverged(curve) or (request.stop_at_hit and first_hit(curve[-2:], target)):
+                break
+            if request.limit is not None and step >= request.limit and curve[-1].metric > target:
+                break
+        if process_time() - cpu_started > request.seconds:  # not wall time: load on the machine makes no misses
+            failure = f"took over {request.seconds:g} CPU-seconds"
+            break
+    switch_mode(optimizer, "eval")
+    identity = request.identity
+    steps = [sum(parts) for parts in zip(driver.forward_ns, driver.backward_ns, driver.optimizer_ns, strict=True)]
+    return Trial(
+        key=key_of(identity),
+        stage=request.stage,
+        hyperparameters=identity["hyperparameters"],
+        seed=request.seed,
+        target=target,
+        curve=tuple(curve),
+        extra={name: float(value) for name, value in problem.extra().items()},
+        parameters=sum(parameter.numel() for parameter in problem.parameters()),
+        state_bytes=tensor_bytes(optimizer.state.values()),
+        failure=failure,
+        limit=request.limit,
+        clock=Clock(
+            step_us=statistics.median(steps) / 1e3,
+            optimizer_us=statistics.median(driver.optimizer_ns) / 1e3,
+            seconds=perf_counter() - started,
+            load=load_average(),
+            machine=processor(),
+        ),
+    )
 
 
-def _switch_mode(optimizer: Optimizer, mode: str) -> None:
+def switch_mode(optimizer: Optimizer, mode: str) -> None:
     """Call `optimizer.train()` or `.eval()` if it has them: schedule-free methods evaluate at another point."""
     switch = getattr(optimizer, mode, None)
     if callable(switch):
         switch()
 
 
-def _tensor_bytes(values: Iterable[object]) -> int:
+def tensor_bytes(values: Iterable[object]) -> int:
     """Bytes of all tensors in a nest of dicts and sequences."""
     total = 0
     for value in values:
         if isinstance(value, Tensor):
             total += value.numel() * value.element_size()
         elif isinstance(value, dict):
-            total += _tensor_bytes(value.values())
+            total += tensor_bytes(value.values())
         elif isinstance(value, list | tuple):
-            total += _tensor_bytes(value)
+            total += tensor_bytes(value)
     return total
+
+
+def load_average() -> float | None:
+    """The system's one-minute load average, where it has one."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+@functools.cache
+def processor() -> str:
+    """The name of the processor; the last bits of the results and all times depend on it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.M) if cpuinfo.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _one_line(error: BaseException) -> str:
+    """The error's first line without addresses in memory, which differ from run to run."""
+    lines = str(error).strip().splitlines()
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return re.sub(r"0x[0-9a-fA-F]+", "0x…", text)[:300]

@@ -1,74 +1,91 @@
-"""Studies, (problem, optimizer) pairs, and the processes that work on them."""
+"""Studies, (problem, optimizer) pairs: which runs one is made of, and which of them are known already."""
 
-import math
-import multiprocessing
-import os
-import signal
-import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from typing import NamedTuple
+from __future__ import annotations
 
-from .candidates import Candidate
-from .problems import PROBLEMS
-from .protocol import Outcome, Protocol, tune_and_evaluate
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .candidates import Candidate, is_importable
+from .problem import Problem
+from .protocol import GivenUpError, Protocol, study
 from .results import Stage, Study, Trial
-from .runner import train
+from .runner import Request, train
+from .spaces import points
+from .store import key_of
+
+LIMIT_OF_STOPPED_RUNS = 2  # a study in which so many runs had to be stopped is given up: more would take minutes
 
 
-class Task(NamedTuple):
-    """The study to make: the problem goes by name, since a task is sent to another process."""
+@dataclass(frozen=True)
+class Task:
+    """The study to make."""
 
-    problem: str
+    problem: type[Problem]
     candidate: Candidate
+    protocol: Protocol
+
+    @property
+    def portable(self) -> bool:
+        """Whether another process can make it."""
+        return isinstance(self.candidate.source, str) and is_importable(self.problem)
 
 
-def run_study(task: Task, protocol: Protocol) -> Study:
-    """Tune and evaluate one optimizer on one problem. What the optimizer raises is recorded: the others go on."""
-    problem = PROBLEMS[task.problem]
+class Begun(NamedTuple):
+    """A run begins; sent before it, so that one which takes its process down is known."""
 
-    def run(lr: float, seed: int, stage: Stage) -> Trial:
-        stop_at_hit = protocol.stop_at_hit and stage != "evaluate"
-        return train(problem, task.candidate, lr, seed, stage, stop_at_hit)
+    request: Request
 
-    outcome, error = Outcome(lr=math.nan, trials=()), None
-    started = time.perf_counter()
+
+class Trained(NamedTuple):
+    """A run has ended, or was found among the results."""
+
+    request: Request
+    trial: Trial
+    known: bool
+
+
+Report = Callable[[Begun | Trained], None]
+
+
+def run_study(task: Task, known: Mapping[str, Trial], report: Report) -> Study:
+    """Tune and evaluate one optimizer on one problem, making only the runs that are not known by their key."""
+    problem, candidate, protocol = task.problem, task.candidate, task.protocol
+    trials: list[Trial] = []
+
+    def run(
+        hyperparameters: dict[str, Any], seed: int, stage: Stage, stop_at_hit: bool = False, limit: int | None = None
+    ) -> Trial:
+        request = Request(
+            problem, candidate, hyperparameters, seed, stage, stop_at_hit, limit, protocol.schedule, protocol.seconds
+        )
+        trial = known.get(key_of(request.identity))
+        if trial is None:
+            report(Begun(request))
+            trial = train(request)
+            report(Trained(request, trial, known=False))
+        else:
+            report(Trained(request, trial, known=True))
+        trials.append(trial)
+        stopped = [trial.failure for trial in trials if trial.failure and not trial.failure.startswith("raised ")]
+        if len(stopped) >= LIMIT_OF_STOPPED_RUNS:
+            raise GivenUpError(f"{stopped[-1]} in {len(stopped)} runs")
+        return trial
+
+    chosen: dict[str, Any] = {}
+    failure = None
     try:
-        outcome = tune_and_evaluate(run, task.candidate.default_lr, protocol)
-    except Exception as caught:
-        error = f"{type(caught).__name__}: {caught}"
+        searched = points(candidate, protocol.points) if protocol.ruleset == "search" else ()
+        seeds = max(problem.evaluation_seeds, len(protocol.evaluation_seeds))
+        chosen, _ = study(run, candidate.default_lr, protocol.with_seeds(seeds), candidate.untuned, searched)
+    except GivenUpError as reason:
+        failure = str(reason)
     return Study(
         problem=problem.name,
-        problem_version=problem.version,
-        optimizer=task.candidate.name,
-        default_lr=task.candidate.default_lr,
-        lr=outcome.lr,
-        trials=outcome.trials,
-        error=error,
-        seconds=time.perf_counter() - started,
-        load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        optimizer=candidate.name,
+        default_lr=candidate.default_lr,
+        chosen=chosen,
+        trials=tuple(trials),
+        failure=failure,
+        own_schedule=candidate.own_schedule or (protocol.ruleset == "default" and not candidate.untuned),
     )
-
-
-def run_studies(tasks: Sequence[Task], protocol: Protocol, jobs: int) -> Iterator[Study]:
-    """Yield the study of every task as it completes, `jobs` at a time; one job needs no other process."""
-    longest_first = sorted(tasks, key=lambda task: PROBLEMS[task.problem].run_seconds, reverse=True)
-    if min(jobs, len(tasks)) <= 1:
-        yield from (run_study(task, protocol) for task in longest_first)
-        return
-    pool = ProcessPoolExecutor(
-        min(jobs, len(tasks)), mp_context=multiprocessing.get_context("spawn"), initializer=_end_quietly_on_interrupt
-    )
-    try:
-        for future in as_completed([pool.submit(run_study, task, protocol) for task in longest_first]):
-            yield future.result()
-    except BrokenProcessPool as error:
-        hint = "a script that calls compare() must do so under `if __name__ == '__main__':`, or pass jobs=1"
-        raise RuntimeError(f"a worker process died; {hint}") from error
-    finally:
-        pool.shutdown(cancel_futures=True)  # after an interrupt, the studies still queued are not begun
-
-
-def _end_quietly_on_interrupt() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would print a traceback per worker

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, TextIO
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from .errors import require
-from .problem import Problem
-from .problems import PROBLEMS
-from .results import MISS, Comparison, Study
+from .results import MISS, ClockName, Comparison, ProblemInfo, Study
+from .statistics import REFERENCE, Row, summarize
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-WIDTH_OF_A_FILE = 110  # columns, where there is no terminal to ask
+WIDTH_OF_A_FILE = 130  # columns, where there is no terminal to ask
 DASH = "–"
+By = ClockName | Literal["final"]
+CELLS: dict[str, str] = {
+    "steps": "Steps to the target",
+    "cpu": "CPU-seconds to the target",
+    "gradients": "Gradient evaluations to the target",
+    "final": "Metric at the end",
+}
 
 
-def print_tables(comparison: Comparison, file: TextIO | None = None) -> None:
-    """Print a table per problem, then how it was done, on what, and the lints."""
+def print_tables(comparison: Comparison, file: TextIO | None = None, by: By = "steps") -> None:
+    """Print the summary, problems by optimizers, how it was done, on what, and the lints."""
     require("rich", "rich")
     from rich.console import Console
     from rich.text import Text
@@ -27,62 +34,120 @@ def print_tables(comparison: Comparison, file: TextIO | None = None) -> None:
     console = Console(file=file or sys.stdout, highlight=False)
     if not console.is_terminal:
         console.width = WIDTH_OF_A_FILE
-    for name in dict.fromkeys(study.problem for study in comparison.studies):
-        studies = [study for study in comparison.studies if study.problem == name]
-        console.print(Text(f"\n{name}", style="bold").append(f"  {_headline(PROBLEMS[name])}", style="not bold"))
-        console.print(problem_table(PROBLEMS[name], studies))
-    environment = ", ".join(f"{key} {value}" for key, value in comparison.environment.items())
-    console.print(Text(f"{comparison.protocol}\n{environment}; {comparison.seconds:.1f} s in all.", style="dim"))
+    rows = summarize(comparison)
+    if rows and rows[0].problems:
+        console.print(summary_table(comparison, rows))
+    for part in _parts(comparison.optimizers, console.width):
+        console.print(cell_table(comparison, part, by))
+    legend = (
+        "Median over the evaluation seeds; (2/3): seeds that reach it; *: hit, then lost by the end; lr: of the grid."
+    )
+    console.print(Text(f"{CELLS[by]}. {legend}", style="dim"))
+    shown = ("optzoo", "torch", "numpy", "python", "machine", "processor", "cores")
+    known = comparison.environment
+    environment = ", ".join(f"{key} {known[key]}" for key in shown if key in known)
+    console.print(
+        Text(f"{comparison.protocol.get('description', '')}\n{environment}; {_wall(comparison)}", style="dim")
+    )
     for lint in comparison.lints():
         console.print(Text(f"! {lint}", style="yellow"))
 
 
-def problem_table(problem: type[Problem], studies: list[Study]) -> Table:
-    """Optimizers by steps to the target, then by how many seeds reach it, then by final metric."""
-    from rich import box
-    from rich.table import Table
-
-    extras = list(dict.fromkeys(name for study in studies for trial in study.evaluations for name in trial.extra))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+def summary_table(comparison: Comparison, rows: Sequence[Row]) -> Table:
+    """One row per optimizer, best score first."""
+    table = _table()
     table.add_column("optimizer", overflow="fold")  # rather than cut a long import path short
-    for heading in ("lr", "steps to\ntarget", f"final\n{problem.metric_name}"):
+    headings = ["score by\nsteps [95 %]", "rank", "score\nby CPU", "solved", "wins", f"speed-up\nvs {REFERENCE}"]
+    headings += ["lr basin\ndecades", "update\nµs", "state /\nparams"]
+    for heading in headings:
         table.add_column(heading, justify="right")
-    for extra in extras:
-        table.add_column(extra.replace("_", "\n", 1), justify="right")
-    for heading in ("step\nµs", "update\nµs", "state\nbytes", "bytes/\nparam"):
-        table.add_column(heading, justify="right")
-    for study in sorted(studies, key=lambda study: (study.hit, -study.hits, study.final)):
-        table.add_row(*_row(study, extras))
+    for row in rows:
+        table.add_row(*_summary_cells(row))
     return table
 
 
-def _row(study: Study, extras: list[str]) -> list[str]:
-    if not study.evaluations:
-        return [study.optimizer, "error"]
-    state_bytes = study.evaluations[0].state_bytes
+def _summary_cells(row: Row) -> list[str]:
+    rank = f"{row.best_rank}" if row.best_rank == row.worst_rank else f"{row.best_rank}–{row.worst_rank}"
+    speedup = DASH
+    if row.speedup and row.speedup.problems:
+        speedup = f"{row.speedup.factor:.2f}× ({row.speedup.problems})"
     return [
-        study.optimizer,
-        f"{study.lr:.2g}",
-        _steps(study),
-        f"{study.final:.2g}" if study.final < math.inf else "diverged",
-        *(DASH if (value := study.extra(extra)) is None else f"{value:.3f}" for extra in extras),
-        f"{min(trial.step_us for trial in study.evaluations):.0f}",
-        f"{min(trial.optimizer_us for trial in study.evaluations):.0f}",
-        f"{state_bytes:,}",
-        f"{state_bytes / study.evaluations[0].parameters:.3g}",
+        row.optimizer,
+        f"{row.score:.3f} [{row.low:.2f}, {row.high:.2f}]",
+        rank,
+        f"{row.score_cpu:.3f}",
+        f"{row.solved}/{row.problems}",
+        f"{row.wins}",
+        speedup,
+        DASH if row.lr_basin is None else f"{row.lr_basin:.1f}",
+        DASH if math.isnan(row.optimizer_us) else f"{row.optimizer_us:.0f}",
+        f"{row.state_ratio:.1f}×",
     ]
 
 
-def _steps(study: Study) -> str:
-    """The median; with how many seeds hit, unless all or none did."""
-    steps = f"{study.hit:g}" if study.hit < MISS else DASH
+def cell_table(comparison: Comparison, optimizers: Sequence[str], by: By = "steps") -> Table:
+    """Problems by optimizers; the best of each row is bold."""
+    from rich.text import Text
+
+    table = _table()
+    table.add_column("problem")
+    for optimizer in optimizers:
+        table.add_column(optimizer, justify="right", overflow="fold")
+    for problem in comparison.problems:
+        everybody = [study for study in comparison.studies if study.problem == problem.name]
+        best = min((_value(comparison, study, by) for study in everybody), default=MISS)
+        cells = []
+        for optimizer in optimizers:
+            study = comparison.study(problem.name, optimizer)
+            won = study is not None and _value(comparison, study, by) == best < MISS
+            cells.append(Text(_cell(comparison, study, by), style="bold" if won else ""))
+        table.add_row(_problem_name(problem), *cells)
+    return table
+
+
+def _problem_name(problem: ProblemInfo) -> str:
+    return problem.name if problem.scored else f"({problem.name})"
+
+
+def _value(comparison: Comparison, study: Study, by: By) -> float:
+    value = study.final if by == "final" else comparison.time_to_target(study, by)
+    return MISS if math.isnan(value) else value
+
+
+def _cell(comparison: Comparison, study: Study | None, by: By) -> str:
+    if study is None:
+        return ""
+    if study.failure or all(trial.failure for trial in study.evaluations):
+        return "failed"
+    value = _value(comparison, study, by)
+    if by == "final":
+        return f"{value:.2g}" if value < MISS else "diverged"
+    text = f"{value:.4g}" if value < MISS else DASH
     seeds = len(study.evaluations)
-    return f"{steps} ({study.hits}/{seeds})" if 0 < study.hits < seeds else steps
+    lost = "*" if any(trial.lost for trial in study.evaluations) else ""
+    return f"{text}{lost} ({study.hits}/{seeds})" if 0 < study.hits < seeds else text + lost
 
 
-def _headline(problem: type[Problem]) -> str:
-    schedule = "lr linear to 0" if problem.schedule == "linear" else "constant lr"
-    return (
-        f"{problem.description}\ntarget: {problem.metric_name} ≤ {problem.target}, "
-        f"evaluated every {problem.eval_every} of {problem.budget} steps; {schedule}"
-    )
+def _parts(optimizers: Sequence[str], width: int) -> list[Sequence[str]]:
+    """As many optimizers beside each other as fit."""
+    parts: list[list[str]] = []
+    room = 0
+    for name in optimizers:
+        need = min(max(len(name), 9), 24) + 2
+        if need > room:
+            parts.append([])
+            room = width - 18
+        parts[-1].append(name)
+        room -= need
+    return list(parts)
+
+
+def _table() -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+
+
+def _wall(comparison: Comparison) -> str:
+    return f"{comparison.seconds:.1f} s in all."

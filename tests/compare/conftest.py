@@ -1,10 +1,14 @@
 """Synthetic trials and studies: curves written by hand, so that what is measured from them is known."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
-from optzoo.compare.results import Comparison, Evaluation, Stage, Study, Trial
+from optzoo.compare.protocol import make_protocol
+from optzoo.compare.results import Clock, Comparison, Evaluation, ProblemInfo, Stage, Study, Trial
+
+HERE = "a processor"
 
 
 class Make:
@@ -12,11 +16,29 @@ class Make:
 
     @staticmethod
     def trial(
-        metrics: list[float], target: float = 1.0, lr: float = 0.1, seed: int = 100, stage: Stage = "evaluate"
+        metrics: list[float],
+        target: float = 1.0,
+        lr: float = 0.1,
+        seed: int = 100,
+        stage: Stage = "evaluate",
+        **fields: Any,
     ) -> Trial:
-        """A trial whose metric, evaluated every 10 steps, was `metrics`."""
-        curve = tuple(Evaluation(10 * index, metric) for index, metric in enumerate(metrics))
-        return Trial(stage, lr, seed, target, curve, {}, parameters=2, state_bytes=16, step_us=50.0, optimizer_us=20.0)
+        """A trial whose metric, evaluated every 10 steps with two gradients each, was `metrics`."""
+        curve = tuple(Evaluation(10 * index, metric, 20 * index) for index, metric in enumerate(metrics))
+        clock = Clock(step_us=50.0, optimizer_us=20.0, seconds=1.0, load=0.0, machine=HERE)
+        given = dict(
+            key=f"{stage}-{lr}-{seed}",
+            stage=stage,
+            hyperparameters={"lr": lr},
+            seed=seed,
+            target=target,
+            curve=curve,
+            extra={},
+            parameters=2,
+            state_bytes=16,
+            clock=clock,
+        )
+        return Trial(**{**given, **fields})
 
     @classmethod
     def study(
@@ -25,15 +47,28 @@ class Make:
         """A study that screened lrs 0.01, 0.1 and 1, chose `lr`, and saw `curves` on its evaluation seeds."""
         screened = [cls.trial([9, 9], lr=grid_lr, seed=0, stage="screen") for grid_lr in (0.01, 0.1, 1.0)]
         evaluated = [cls.trial(curve, lr=lr, seed=100 + index) for index, curve in enumerate(curves)]
-        return Study(problem, 1, optimizer, 0.1, lr, (*screened, *evaluated), seconds=1.0, load=0.0)
+        return Study(problem, optimizer, 0.1, {"lr": lr}, (*screened, *evaluated))
 
     @staticmethod
-    def comparison(*studies: Study) -> Comparison:
-        return Comparison(studies, "The protocol.", {"torch": "2", "cores": 2}, seconds=1.0)
+    def problem(name: str, family: str = "surface", scored: bool = True) -> ProblemInfo:
+        return ProblemInfo(name, 1, family, (), scored, "A problem", "f", "1", 40, 10, "constant")
+
+    @classmethod
+    def comparison(cls, *studies: Study, families: dict[str, str] | None = None, **fields: Any) -> Comparison:
+        problems = dict.fromkeys(study.problem for study in studies)
+        given = dict(
+            problems=tuple(cls.problem(name, (families or {}).get(name, "surface")) for name in problems),
+            optimizers=tuple(dict.fromkeys(study.optimizer for study in studies)),
+            studies=studies,
+            protocol=make_protocol(quick=False).to_dict(),
+            environment={"torch": "2", "cores": 2, "load": 0.0},
+            seconds=1.0,
+        )
+        return Comparison(**{**given, **fields})
 
     @staticmethod
-    def failed(study: Study, error: str) -> Study:
-        return dataclasses.replace(study, trials=(), error=error)
+    def failed(study: Study, failure: str) -> Study:
+        return dataclasses.replace(study, trials=(), chosen={}, failure=failure)
 
 
 @pytest.fixture

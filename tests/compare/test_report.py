@@ -5,56 +5,89 @@ import io
 
 import pytest
 
+from optzoo.compare.results import StepTime
+
 HIT_10, HIT_20, MISSED, LOST = [9, 0.5, 0.5, 0.4], [9, 5, 0.5, 0.25], [9, 9, 9, 7], [9, 0.5, 0.5, 5]
 
 
-def printed(comparison) -> str:
+def printed(comparison, by="steps") -> str:
     file = io.StringIO()
-    comparison.table(file)
+    comparison.table(file, by)
     return file.getvalue()
 
 
-def row(text: str, optimizer: str) -> list[str]:
-    (line,) = (line for line in text.splitlines() if line.split()[:1] == [optimizer])
-    return line.split()
+def row(text: str, name: str, which: int = 0) -> list[str]:
+    return [line.split() for line in text.splitlines() if line.split()[:1] == [name]][which]
 
 
-def test_rows_are_ranked_by_steps_then_seeds_and_a_miss_is_a_dash(make):
+def test_the_summary_is_by_score_and_states_what_it_rests_on(make):
     text = printed(
         make.comparison(
-            make.study(MISSED, MISSED, MISSED, optimizer="never"),
-            make.study(MISSED, HIT_10, MISSED, optimizer="once"),
-            make.study(HIT_10, HIT_20, HIT_20, optimizer="slow"),
-            make.study(HIT_10, HIT_10, MISSED, optimizer="twice"),
-            make.study(HIT_10, HIT_10, HIT_10, optimizer="fast"),
+            make.study(MISSED, optimizer="never"),
+            make.study(HIT_20, optimizer="slow"),
+            make.study(HIT_10),
+            timing={"rosenbrock": {name: StepTime(1, 1, 2) for name in ("adamw", "slow")}},
         )
     )
-    names = ["fast", "twice", "slow", "once", "never"]
-    positions = [text.index(f" {name} ") for name in names]
+    positions = [text.index(f"\n {name} ") for name in ("adamw", "slow", "never")]
     assert positions == sorted(positions)
-    assert row(text, "fast") == ["fast", "0.1", "10", "0.4", "50", "20", "16", "8"]
-    assert row(text, "twice")[2:4] == ["10", "(2/3)"]
-    assert row(text, "once")[2:4] == ["–", "(1/3)"]
-    assert row(text, "never")[2:4] == ["–", "7"]
-    assert "The protocol." in text
+    assert row(text, "adamw") == [
+        "adamw",
+        "1.000",
+        "[1.00,",
+        "1.00]",
+        "1",
+        "1.000",
+        "1/1",
+        "1",
+        "1.00×",
+        "(1)",
+        "0.0",
+        "2",
+        "2.0×",
+    ]
+    assert row(text, "slow") == [
+        "slow",
+        "0.667",
+        "[0.67,",
+        "0.67]",
+        "2",
+        "0.667",
+        "1/1",
+        "0",
+        "0.50×",
+        "(1)",
+        "0.0",
+        "2",
+        "2.0×",
+    ]
+    assert row(text, "never")[1:4] == ["0.000", "[0.00,", "0.00]"]
+    assert "Ruleset lr: weight decay 0" in text
 
 
-def test_divergence_and_errors_have_words(make):
-    diverged = make.study([9, float("nan")], optimizer="wild")
-    failed = make.failed(make.study(HIT_10, optimizer="broken"), "TypeError: no closure")
-    text = printed(make.comparison(diverged, failed))
-    assert row(text, "wild")[2:4] == ["–", "diverged"]
-    assert row(text, "broken") == ["broken", "error"]
-    assert "rosenbrock/broken raised TypeError: no closure" in text
+def test_cells_are_medians_with_the_seeds_that_hit(make):
+    comparison = make.comparison(
+        make.study(HIT_10, HIT_10, MISSED, optimizer="twice"),
+        make.study(MISSED, HIT_10, MISSED, optimizer="once"),
+        make.study(HIT_10, HIT_10, LOST, optimizer="lost"),
+        make.study([9, float("nan")], optimizer="wild"),
+        make.failed(make.study(HIT_10, optimizer="broken"), "raised TypeError: no closure"),
+    )
+    cells = row(printed(comparison), "rosenbrock")
+    assert cells == ["rosenbrock", "10", "(2/3)", "–", "(1/3)", "10*", "–", "failed"]
+    assert row(printed(comparison, by="gradients"), "rosenbrock")[1] == "20"
+    assert row(printed(comparison, by="cpu"), "rosenbrock")[1] == "0.0005"
+    assert row(printed(comparison, by="final"), "rosenbrock")[1:] == ["0.4", "7", "0.4", "diverged", "failed"]
 
 
-def test_validation_accuracy_has_a_column_only_where_it_is_measured(make):
-    study = make.study(HIT_10, problem="digits_mlp")
-    trials = tuple(dataclasses.replace(trial, extra={"val_accuracy": 0.9812}) for trial in study.trials)
-    text = printed(make.comparison(dataclasses.replace(study, trials=trials)))
-    assert "accuracy" in text
-    assert "0.981" in row(text, "adamw")
-    assert "accuracy" not in printed(make.comparison(make.study(HIT_10)))
+def test_diagnoses_are_in_brackets_and_many_optimizers_in_several_tables(make):
+    studies = [make.study(HIT_10, optimizer=f"optimizer_{index:02}") for index in range(30)]
+    text = printed(make.comparison(*studies, problems=(make.problem("rosenbrock", scored=False),)))
+    assert "score by" not in text
+    assert text.count("(rosenbrock)") > 1
+    assert max(map(len, text.splitlines())) <= 130
+    for index in range(30):
+        assert text.count(f"optimizer_{index:02}") == 1
 
 
 def test_nothing_to_warn_about(make):
@@ -63,25 +96,76 @@ def test_nothing_to_warn_about(make):
 
 @pytest.mark.parametrize("lr", [0.01, 1.0])
 def test_lint_edge(make, lr):
-    lints = make.comparison(make.study(HIT_10, optimizer="edgy", lr=lr), make.study(HIT_10)).lints()
-    assert lints == ["the chosen lr is at an end of its grid: rosenbrock/edgy"]
+    found = make.comparison(make.study(HIT_10, optimizer="edgy", lr=lr), make.study(HIT_20)).lints()
+    assert found == ["the lr judged is at an end of its grid: rosenbrock/edgy"]
 
 
 def test_lint_seeds_disagree(make):
-    lints = make.comparison(make.study(HIT_10, MISSED), make.study(HIT_10, HIT_20, optimizer="sure")).lints()
-    assert lints == ["the evaluation seeds disagree: rosenbrock/adamw"]
+    found = make.comparison(
+        make.study(HIT_10, HIT_10, MISSED), make.study(HIT_20, HIT_20, HIT_20, optimizer="x")
+    ).lints()
+    assert found == ["the evaluation seeds disagree: rosenbrock/adamw"]
 
 
 def test_lint_lost(make):
     assert make.comparison(make.study(HIT_10, LOST)).lints() == ["hit, then lost by the end: rosenbrock/adamw"]
 
 
-def test_lint_unsolved(make):
+def test_lint_diverged_on_a_tuning_seed(make):
+    study = make.study(HIT_10)
+    diverged = make.trial([9, float("nan")], seed=1, stage="retest")
+    found = make.comparison(dataclasses.replace(study, trials=(*study.trials, diverged))).lints()
+    assert found == ["diverged on a tuning seed at the lr judged: rosenbrock/adamw"]
+
+
+def test_lint_without_contrast(make):
     solved, unsolved = make.study(HIT_10), make.study(MISSED, problem="digits_mlp")
     assert make.comparison(solved, unsolved).lints() == ["digits_mlp: no optimizer reaches the target"]
+    at_once = make.comparison(make.study(HIT_10), make.study(HIT_10, optimizer="x")).lints()
+    assert "rosenbrock: every optimizer is at the target at the first evaluation" in at_once
 
 
-def test_lint_load(make):
-    busy = dataclasses.replace(make.study(HIT_10), load=3.5)
-    assert make.comparison(busy).lints() == ["load average 3.5 on 2 cores: times are upper bounds"]
-    assert make.comparison(dataclasses.replace(busy, load=None)).lints() == []
+def test_lint_failures_with_the_reason(make):
+    broken = make.failed(make.study(HIT_10, optimizer="broken"), "raised TypeError: no closure")
+    slow = make.study(HIT_10, optimizer="slow")
+    trials = tuple(dataclasses.replace(trial, failure="took over 30 s") for trial in slow.trials)
+    found = make.comparison(make.study(HIT_10), broken, dataclasses.replace(slow, trials=trials)).lints()
+    assert found[:2] == [
+        "a miss, raised TypeError: no closure: rosenbrock/broken",
+        "a miss, took over 30 s: rosenbrock/slow",
+    ]
+
+
+def test_lint_missing_cells_and_unequal_seeds(make):
+    found = make.comparison(
+        make.study(HIT_10), make.study(HIT_20, HIT_20, optimizer="x"), make.study(HIT_20, problem="q")
+    ).lints()
+    assert "missing: q/x" in found
+    assert "rosenbrock: unequal numbers of evaluation seeds (1, 2)" in found
+
+
+def test_lint_ranks_and_leave_one_out(make):
+    def study(optimizer, problem, evaluations):
+        return make.study([9] * evaluations + [0.5, 0.5], optimizer=optimizer, problem=problem)
+
+    found = make.comparison(
+        *(study("a", "p", 40), study("a", "q", 12)),
+        *(study("b", "p", 80), study("b", "q", 10)),
+        *(study("c", "p", 10), make.study(MISSED, optimizer="c", problem="q")),
+    ).lints()
+    assert found == [
+        "not separable at the first rank by 2 problem(s): b, c",
+        "without c the order is another: a before b",
+    ]
+
+
+def test_lint_processors_and_load(make):
+    study = make.study(HIT_10)
+    elsewhere = dataclasses.replace(study.trials[0].clock, machine="another processor")
+    mixed = dataclasses.replace(study, trials=(*study.trials, make.trial(HIT_10, seed=101, clock=elsewhere)))
+    assert make.comparison(mixed).lints() == [
+        "trials of 2 processors: last bits and times differ (a processor, another processor)"
+    ]
+    busy = make.comparison(study, environment={"cores": 2, "load": 3.5})
+    assert busy.lints() == ["load average 3.5 on 2 cores: times are upper bounds"]
+    assert make.comparison(study, environment={}).lints() == []

@@ -1,11 +1,12 @@
 """Hits, misses and medians on curves written by hand."""
 
+import dataclasses
 import json
 import math
 
 import pytest
 
-from optzoo.compare.results import MISS, Evaluation, first_hit, has_diverged
+from optzoo.compare.results import MISS, Evaluation, StepTime, first_hit, has_diverged
 
 NAN = math.nan
 
@@ -24,23 +25,34 @@ NAN = math.nan
 )
 def test_hit_is_the_first_evaluation_that_the_next_confirms(make, metrics, hit):
     assert make.trial(metrics).hit == hit
+    assert make.trial(metrics).gradients == 2 * hit
 
 
 def test_first_hit_reports_steps_not_evaluations():
-    assert first_hit([Evaluation(0, 9.0), Evaluation(7, 1.0), Evaluation(14, 1.0)], target=1.0) == 7
+    curve = [Evaluation(0, 9.0), Evaluation(7, 1.0, 8), Evaluation(14, 1.0, 16)]
+    assert first_hit(curve, target=1.0) == Evaluation(7, 1.0, 8)
+    assert first_hit(curve[:2], target=1.0) is None
 
 
 @pytest.mark.parametrize("end", [NAN, math.inf, 1e3 * (1 + 9) + 1])
 def test_divergence_is_a_miss_even_after_a_hit(make, end):
     trial = make.trial([9, 0.5, 0.5, end])
     assert has_diverged(trial.curve)
-    assert trial.hit == MISS
-    assert trial.final == math.inf
+    assert (trial.hit, trial.final, trial.miss_reason) == (MISS, math.inf, "diverged")
     assert not trial.lost
 
 
 def test_a_large_metric_is_not_divergence():
     assert not has_diverged([Evaluation(0, 9.0), Evaluation(1, 1e3 * (1 + 9))])
+
+
+def test_a_failure_is_a_miss_even_after_a_hit(make):
+    trial = make.trial([9, 0.5, 0.5], failure="took over 30 s")
+    assert (trial.hit, trial.final, trial.miss_reason) == (MISS, math.inf, "took over 30 s")
+    assert make.trial([], failure="raised E").hit == MISS
+    assert make.trial([9, 0.5, 0.5]).miss_reason is None
+    assert make.trial([9, 9]).miss_reason == "target not reached"
+    assert "by step 10" in make.trial([9, 9], limit=10).miss_reason
 
 
 def test_lost_means_hit_and_not_held(make):
@@ -52,16 +64,27 @@ def test_lost_means_hit_and_not_held(make):
 def test_the_median_counts_a_miss_as_infinite_never_as_the_budget(make):
     at_10, at_20, miss = [9, 0.5, 0.5, 0.5], [9, 5, 0.5, 0.1], [9, 9, 9, 7]
     two_of_three = make.study(at_10, at_20, miss)
-    assert (two_of_three.hit, two_of_three.hits, two_of_three.final) == (20, 2, 0.5)
+    assert (two_of_three.hit, two_of_three.gradients) == (20, 40)
+    assert (two_of_three.hits, two_of_three.final) == (2, 0.5)
     one_of_three = make.study(at_10, miss, miss)
     assert (one_of_three.hit, one_of_three.hits, one_of_three.final) == (MISS, 1, 7)
 
 
-def test_equality_ignores_the_clock_and_nothing_else(make):
-    import dataclasses
+def test_cpu_time_is_hit_times_the_timed_step_or_that_of_the_runs(make):
+    study = make.study([9, 9, 0.5, 0.5])
+    plain = make.comparison(study)
+    assert (plain.step_us(study), plain.time_to_target(study, "cpu")) == (50, pytest.approx(20 * 50e-6))
+    timed = make.comparison(study, timing={"rosenbrock": {"adamw": StepTime(10.0, 20.0, 5.0)}})
+    assert (timed.step_us(study), timed.optimizer_us(study)) == (35, 5)
+    assert timed.time_to_target(study, "cpu") == pytest.approx(20 * 35e-6)
+    assert timed.time_to_target(study, "steps") == 20
+    assert timed.time_to_target(study, "gradients") == 40
+    assert plain.time_to_target(make.study([9, 9]), "cpu") == MISS
 
+
+def test_equality_ignores_the_clock_and_nothing_else(make):
     trial = make.trial([9, 1])
-    assert dataclasses.replace(trial, step_us=1.0, optimizer_us=1.0) == trial
+    assert dataclasses.replace(trial, clock=None) == trial
     assert dataclasses.replace(trial, curve=(Evaluation(0, 9.0), Evaluation(10, math.nextafter(1.0, 2.0)))) != trial
 
 
@@ -73,6 +96,6 @@ def test_json_is_strict_and_complete(make, tmp_path):
     (study,) = document["studies"]
     assert (study["hit"], study["hits"], study["grid"]) == (None, 1, [0.01, 0.1, 1.0])
     hit, diverged = study["trials"][-2:]
-    assert (hit["hit"], hit["final"], hit["curve"]) == (10, 0.5, [[0, 9], [10, 0.5], [20, 0.5]])
-    assert (diverged["hit"], diverged["final"], diverged["curve"][-1]) == (None, None, [20, None])
+    assert (hit["hit"], hit["final"], hit["curve"]) == (10, 0.5, [[0, 9, 0], [10, 0.5, 20], [20, 0.5, 40]])
+    assert (diverged["hit"], diverged["final"], diverged["curve"][-1]) == (None, None, [20, None, 40])
     assert document["lints"] == comparison.lints()

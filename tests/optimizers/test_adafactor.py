@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from optzoo.compare.toys import mean_square_update, rank_one_scales, scattered_scales
 from optzoo.optimizers.adafactor import Adafactor
 from reference import run
 from support.checkpoints import differences, saved
@@ -123,20 +125,9 @@ def test_what_a_row_and_a_column_can_tell() -> None:
     Those are for β2 = 0.99, bias-corrected. Capped there, ours weights gradients alike from t = 316 on.
     """
     generator = torch.Generator().manual_seed(0)
-
-    def rand(*shape: int) -> Tensor:
-        return torch.rand(shape, generator=generator)
-
-    for h, expected in ((0.01 / (rand(100, 1) * rand(1, 200)), 1.07), (0.1 / rand(100, 200), 34.5)):
-        p = parameter(h.shape, torch.float32)
-        optimizer = Adafactor([p], **UNIT, beta2_cap=0.99, min_dim_size_to_factor=100)
-        squares = []
-        for _ in range(2000):
-            p.data.zero_()
-            p.grad = h * torch.randn(h.shape, generator=generator)
-            optimizer.step()
-            squares.append(p.detach().square().mean().item())
-        assert np.mean(squares[-100:]) == pytest.approx(expected, rel=0.1)
+    factory = partial(Adafactor, **UNIT, beta2_cap=0.99, min_dim_size_to_factor=100)
+    for scales, expected in ((rank_one_scales(generator), 1.07), (scattered_scales(generator), 34.5)):
+        assert mean_square_update(factory, scales, generator) == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize("shape", [(9, 6), (40, 3), (5, 8, 4)], ids=str)

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim.swa_utils import AveragedModel
 
+from optzoo.compare.toys import suboptimality
 from optzoo.optimizers.averaging import PolynomialDecayAverager, polynomial_decay_avg_fn
 from optzoo.optimizers.dog import DoG, LDoG
 from support.checkpoints import differences, parameters, saved
@@ -35,35 +35,6 @@ def vector(*values: float, dtype: torch.dtype = torch.float64) -> nn.Parameter:
 
 
 # No learning rate is to be tuned: logistic regression, with the average of the iterates.
-
-OPTIMUM = 0.334244  # by LBFGS
-
-
-@cache
-def logistic_regression() -> tuple[Tensor, Tensor]:
-    """2000 points with 50 features of sizes from 1 to 0.1, and labels drawn from a logistic model."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(2000, 50, generator=generator) * torch.logspace(0, -1, 50)
-    logits = x @ torch.randn(50, generator=generator)
-    return x, torch.bernoulli(torch.sigmoid(3 * logits / logits.std()), generator=generator)
-
-
-@torch.no_grad()
-def suboptimality(factory: Callable[..., torch.optim.Optimizer], **options: Any) -> tuple[float, float]:
-    """Of the average and of the last point of 3000 steps on batches of 32."""
-    x, y = logistic_regression()
-    params = weight, bias = nn.Parameter(torch.zeros(50)), nn.Parameter(torch.zeros(()))
-    optimizer, averager = factory(params, **options), PolynomialDecayAverager(params)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(3000):
-        batch = torch.randint(2000, (32,), generator=generator)
-        residual = (torch.sigmoid(x[batch] @ weight + bias) - y[batch]) / 32
-        weight.grad, bias.grad = residual @ x[batch], residual.sum()
-        optimizer.step()
-        averager.update()
-    last = binary_cross_entropy_with_logits(x @ weight + bias, y).item() - OPTIMUM
-    with averager.averaged_parameters():
-        return binary_cross_entropy_with_logits(x @ weight + bias, y).item() - OPTIMUM, last
 
 
 @cache

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from optzoo.compare.toys import lookahead_variance, stationary_variance
 from optzoo.optimizers import AdamW, Lion
 from optzoo.optimizers.cautious import Cautious
 from optzoo.optimizers.lookahead import Lookahead
@@ -83,17 +84,10 @@ def test_with_alpha_1_it_is_the_base_bit_for_bit(base: Any, dtype: torch.dtype) 
 @pytest.mark.parametrize(("k", "alpha"), [(5, 0.5), (5, 0.8), (10, 0.5)])
 def test_variance_on_a_noisy_quadratic(eta: float, k: int, alpha: float) -> None:
     """f = (x - c)²/2 with c ~ N(0, 1): the stationary variance of 20,000 runs is the paper's within 3 %."""
-    x = nn.Parameter(torch.zeros(20_000, dtype=torch.float64))
-    optimizer = Lookahead([x], torch.optim.SGD, k, alpha, lr=eta)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(400):
-        x.grad = x.detach() - torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        optimizer.step()
-    rho = 1 - eta
-    sgd = eta**2 / (1 - rho**2)
-    a, b = alpha**2 * (1 - rho ** (2 * k)), 2 * alpha * (1 - alpha) * (1 - rho**k)
-    assert x.var().item() == pytest.approx(sgd * a / (a + b), rel=0.03)
-    assert a / (a + b) < 0.8
+    sgd, expected = lookahead_variance(eta, k, alpha)
+    variance = stationary_variance(partial(Lookahead, base=torch.optim.SGD, k=k, alpha=alpha), eta)
+    assert variance == pytest.approx(expected, rel=0.03)
+    assert expected < 0.8 * sgd
 
 
 # What other implementations got wrong

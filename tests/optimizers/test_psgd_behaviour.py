@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from optzoo.compare.toys import matrix_regression, spd
 from optzoo.optimizers import Adam
 from optzoo.optimizers.psgd import kron
 from optzoo.optimizers.psgd.factors import layout
@@ -39,12 +40,6 @@ def step(optimizer: PSGD, *pairs: tuple[Tensor, Tensor | None]) -> None:
 
 
 # Fits
-
-
-def spd(generator: torch.Generator, eigenvalues: Tensor) -> Tensor:
-    n = len(eigenvalues)
-    rotation, _ = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64))
-    return rotation * eigenvalues.double() @ rotation.T
 
 
 def fit(geometry: str, newton: bool, dtype: torch.dtype, norm: str) -> float:
@@ -102,30 +97,11 @@ def test_fits_in_bfloat16(geometry: str) -> None:
     assert fit(geometry, False, torch.bfloat16, "subspace") <= bounds[1]
 
 
-def regression(make: Callable[..., torch.optim.Optimizer], lr: float) -> float:
-    """f/f₀ after 1000 steps on f = ½ tr(A (W - W*) S (W - W*)ᵀ), where conditions of 100 and 10⁴ multiply."""
-    generator, w = torch.Generator().manual_seed(0), parameter(20, 20, value=0.0, dtype=torch.float64)
-    s, a = (spd(generator, torch.logspace(0, exponent, 20)) for exponent in (-4, -2))
-    target = torch.randn(20, 20, generator=generator, dtype=torch.float64)
-    optimizer = make([w], lr=lr)
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1 - t / 1000)
-
-    def gradient() -> Tensor:
-        return (a @ (w - target) @ s).detach()
-
-    at_first = (gradient() * (w - target)).sum().item()
-    for _ in range(1000):
-        w.grad = gradient()
-        optimizer.step()
-        scheduler.step()
-    return (gradient() * (w - target)).sum().item() / at_first
-
-
 def test_ill_conditioned_regression() -> None:
     """Of lr 0.003 to 0.1, none makes Adam converge; three make PSGD."""
     psgd = partial(PSGD, whiten="grad", precond_update_probability=1.0)
-    assert max(regression(psgd, lr) for lr in (0.01, 0.03, 0.1)) <= 1e-9
-    assert min(regression(Adam, lr) for lr in (0.003, 0.01, 0.03, 0.1)) >= 1e-5
+    assert max(matrix_regression(psgd, lr) for lr in (0.01, 0.03, 0.1)) <= 1e-9
+    assert min(matrix_regression(Adam, lr) for lr in (0.003, 0.01, 0.03, 0.1)) >= 1e-5
 
 
 # Sizes of updates

@@ -1,62 +1,34 @@
 """The papers' own toy problems: each optimizer does there what its paper says, to the digits measured on its equations.
 
-Gradients are written out and all is float64, so that a run is one number that either comes out or does not.
+The problems are those of `optzoo compare claims`; here are their digits.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
-from optzoo.optimizers import Adam, AdamW, AdEMAMix, AMSGrad, CAdamW, DiffGrad, Grams, Optimizer
-
-Factory: TypeAlias = Callable[..., torch.optim.Optimizer]
-
-
-@torch.no_grad()
-def descend(
-    factory: Factory,
-    start: tuple[float, ...],
-    gradient: Callable[[Tensor, int], Tensor],
-    steps: int,
-    *,
-    lr: float | Callable[[int], float],
-    box: float | None = None,
-    **options: Any,
-) -> Tensor:
-    """The points visited, [0] being the start; `gradient` and `lr` may depend on the step t = 1, 2, …
-
-    With `box`, every point is projected onto [−box, box] after its step.
-    """
-    x = torch.nn.Parameter(torch.tensor(start, dtype=torch.float64))
-    schedule = lr if callable(lr) else lambda t: lr
-    optimizer = factory([x], lr=schedule(1), **options)
-    points = [x.detach().clone()]
-    for t in range(1, steps + 1):
-        optimizer.param_groups[0]["lr"] = schedule(t)
-        x.grad = gradient(x, t)
-        optimizer.step()
-        if box is not None:
-            x.clamp_(-box, box)
-        points.append(x.detach().clone())
-    return torch.stack(points)
-
-
-def increases(losses: Tensor) -> int:
-    """How often the loss rises, by more than rounding."""
-    return int((losses[1:] > losses[:-1] * (1 + 1e-12)).sum())
-
+from optzoo.compare.toys import (
+    Factory,
+    HeavyBall,
+    arrival,
+    descend,
+    descend_line,
+    f1,
+    f2,
+    f3,
+    increases,
+    quadratic,
+    rare,
+    rosenbrock,
+    rosenbrock_gradient,
+)
+from optzoo.optimizers import Adam, AdamW, AdEMAMix, AMSGrad, CAdamW, DiffGrad, Grams
 
 # AMSGrad: a rare large gradient says "left", the frequent small ones say "right"; the optimum on [-1, 1] is -1.
 
 AMSGRAD_VARIANTS = [pytest.param(AMSGrad, {"variant": v}, id=f"AMSGrad-{v}") for v in ("torch", "paper", "debiased")]
-
-
-def rare(large: float, small: float, period: int) -> Callable[[Tensor, int], Tensor]:
-    frequent, seldom = torch.tensor([small], dtype=torch.float64), torch.tensor([large], dtype=torch.float64)
-    return lambda x, t: seldom.clone() if t % period == 1 else frequent.clone()
 
 
 @pytest.mark.parametrize(
@@ -103,18 +75,8 @@ def test_amsgrad_figure_1(factory: Factory, options: dict[str, Any], expected: t
 # AdEMAMix: the Rosenbrock valley, where a long memory arrives sooner if a short one keeps it from oscillating.
 
 
-def rosenbrock(points: Tensor) -> Tensor:
-    x, y = points.unbind(-1)
-    return (1 - x) ** 2 + 100 * (y - x**2) ** 2
-
-
-def rosenbrock_gradient(point: Tensor, t: int) -> Tensor:
-    x, y = point.tolist()
-    return torch.tensor([-2 * (1 - x) - 400 * x * (y - x * x), 200 * (y - x * x)], dtype=torch.float64)
-
-
 @pytest.mark.parametrize(
-    ("factory", "lr", "options", "arrival", "loss_increases"),
+    ("factory", "lr", "options", "steps_to_it", "loss_increases"),
     [
         (Adam, 0.01, {"betas": (0.9, 0.999)}, 9533, 0),
         (Adam, 0.01, {"betas": (0.99, 0.999)}, 9589, 484),
@@ -126,43 +88,20 @@ def rosenbrock_gradient(point: Tensor, t: int) -> Tensor:
     ],
 )
 def test_ademamix_rosenbrock(
-    factory: Factory, lr: float, options: dict[str, Any], arrival: int | None, loss_increases: int | None
+    factory: Factory, lr: float, options: dict[str, Any], steps_to_it: int | None, loss_increases: int | None
 ) -> None:
     """Pagliardini et al. 2024, figure 2 (which gives no lr): first step within 0.1 of the optimum.
 
     AdEMAMix arrives before Adam even at a third of its lr; a longer memory in Adam itself does not help or oscillates.
     """
-    steps = 10_000 if loss_increases is not None else arrival + 50
+    steps = 10_000 if loss_increases is not None else steps_to_it + 50
     points = descend(factory, (-3.0, 5.0), rosenbrock_gradient, steps, lr=lr, **options)
-    near = ((points - 1).norm(dim=-1) < 0.1).nonzero()
-    if arrival is None:
-        assert not len(near)
-    else:
-        assert near[0].item() == pytest.approx(arrival, abs=5)
+    assert arrival(points) == (None if steps_to_it is None else pytest.approx(steps_to_it, abs=5))
     if loss_increases is not None:
         assert increases(rosenbrock(points)) == pytest.approx(loss_increases, rel=0.02)
 
 
 # Cautious: on a quadratic, momentum overshoots; the mask removes what goes uphill.
-
-
-class HeavyBall(Optimizer):
-    """s ← βs + g,  w ← w − ε s: the paper's example, and the smallest optimizer there is."""
-
-    buffers = ("momentum_buffer",)
-
-    def __init__(self, params: Any, lr: float, momentum: float, **options: Any) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0}, options)
-
-    @staticmethod
-    def update(p: Any, g: Any, s: Any, h: Any) -> Any:
-        return s.momentum_buffer.mul_(h.momentum).add_(g) + 0  # a new tensor, which the mask may overwrite
-
-
-def quadratic(*curvatures: float) -> tuple[Callable[[Tensor], Tensor], Callable[[Tensor, int], Tensor]]:
-    """Σ aᵢ wᵢ², without ½, and its gradient."""
-    a = torch.tensor(curvatures, dtype=torch.float64)
-    return lambda w: (a * w**2).sum(-1), lambda w, t: 2 * a * w
 
 
 @pytest.mark.parametrize(
@@ -235,23 +174,6 @@ def test_grams_convex(lr: float, step: int, adam: float, cautious: float, grams:
 # diffGrad: one-dimensional functions with a bad minimum on the way to a better one, from x = -1.
 
 
-def f1(x: float) -> float:
-    return 2 * (x + 0.3) if x <= 0 else 2 * (x - 0.2)
-
-
-def f2(x: float) -> float:
-    x8 = torch.tensor(8 * x, dtype=torch.float64)
-    return -40.0 if x <= -0.9 else float(3 * x**2 + x8.sin() + x8 * x8.cos())
-
-
-def f3(x: float) -> float:
-    """x² outside; between the breakpoints −½, −⅖, 0, ⅖, ½ straight lines of these slopes."""
-    for end, slope in ((-0.4, 1.0), (0.0, -7 / 8), (0.4, 7 / 8), (0.5, -1.0)):
-        if -0.5 < x <= end:
-            return slope
-    return 2 * x
-
-
 @pytest.mark.parametrize(
     ("derivative", "adam", "diffgrad"),
     [
@@ -268,15 +190,7 @@ def test_diffgrad_one_dimensional(
     Half the lr would take Adam to the same minima, so this says nothing about ξ itself: the test below does.
     """
     for factory, expected in ((Adam, adam), (DiffGrad, diffgrad)):
-        x = descend(
-            factory,
-            (-1.0,),
-            lambda x, t: torch.tensor([derivative(x.item())], dtype=torch.float64),
-            299,
-            lr=0.1,
-            betas=(0.95, 0.999),
-            eps=1e-8,
-        )
+        x = descend_line(factory, derivative)
         assert (x[-1].item(), x.max().item()) == pytest.approx(expected, abs=2e-5)
 
 

@@ -1,0 +1,84 @@
+"""The hyperparameter spaces of the ruleset "search", and points in them.
+
+Every optimizer has the same number of points however many hyperparameters it has: more of them are no more budget.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+from .candidates import Candidate, options_of
+
+
+class Interval(NamedTuple):
+    """Where a hyperparameter is drawn from: evenly, or evenly in its logarithm."""
+
+    low: float
+    high: float
+    logarithmic: bool = True
+
+    def at(self, fraction: float) -> float:
+        if self.logarithmic:
+            return self.low * math.exp(math.log(self.high / self.low) * fraction)
+        return self.low + (self.high - self.low) * fraction
+
+
+LR_DECADES = 1.5  # on either side of the default, the span of the ruleset "lr"
+FROM_ONE: dict[str, Interval] = {"momentum": Interval(0.01, 1.0)}  # of 1 - value; "betas" are found from their default
+BETA_DECADES = 1.0  # of 1 - β on either side of the default, and at most 0.5
+OWN: dict[str, Interval] = {
+    "alpha": Interval(0.2, 1.0, logarithmic=False),  # Lookahead: a fifth of the way (its paper's range ends at 0.8)
+    "reps_rel": Interval(1e-8, 1e-4),  # DoG: the paper finds it of no great consequence
+    "lr_preconditioner": Interval(0.01, 1.0),  # PSGD
+    "decay_rate": Interval(0.5, 0.999, logarithmic=False),  # Adafactor
+}
+ADEMAMIX_ALPHA = Interval(1.0, 20.0)  # the paper tries 1 to 20; Lookahead's option of that name is a fraction
+
+
+def space_of(candidate: Candidate) -> dict[str, Interval]:
+    """The intervals by hyperparameter: of lr, and of those among the declared ones that the optimizer has.
+
+    An optimizer declares its own with a class attribute `search_space`, {name: (low, high, logarithmic)}. Of a tuple
+    such as betas the entries are "betas.0", "betas.1"; of β and of the momentum the interval is that of 1 - β.
+    """
+    lr = Interval(candidate.default_lr * 10**-LR_DECADES, candidate.default_lr * 10**LR_DECADES)
+    declared = getattr(candidate.factory, "search_space", None)
+    if declared is not None:
+        return {"lr": lr, **{name: Interval(*interval) for name, interval in declared.items()}}
+    space, defaults = {"lr": lr}, {**options_of(candidate.source), **candidate.options}
+    betas = defaults.get("betas")
+    if isinstance(betas, tuple | list):
+        for index, beta in enumerate(betas):
+            gap = 1 - beta
+            space[f"betas.{index}"] = Interval(gap * 10**-BETA_DECADES, min(gap * 10**BETA_DECADES, 0.5))
+    space.update({name: interval for name, interval in (FROM_ONE | OWN).items() if name in defaults})
+    if "alpha" in space and defaults["alpha"] > 1:
+        space["alpha"] = ADEMAMIX_ALPHA
+    return space
+
+
+def points(candidate: Candidate, count: int) -> list[dict[str, object]]:
+    """The first `count` points of a scrambled Sobol sequence in the optimizer's space, the same on every call."""
+    import torch
+
+    space = space_of(candidate)
+    engine: Any = torch.quasirandom.SobolEngine(len(space), scramble=True, seed=0)  # type: ignore[no-untyped-call]
+    return [_point(space, row) for row in engine.draw(count, dtype=torch.float64).tolist()]
+
+
+def _point(space: dict[str, Interval], fractions: list[float]) -> dict[str, object]:
+    point: dict[str, object] = {}
+    betas: list[float] = []
+    for (name, interval), fraction in zip(space.items(), fractions, strict=True):
+        value = _rounded(interval.at(fraction))
+        if name.startswith("betas."):
+            betas.append(_rounded(1 - value))
+        else:
+            point[name] = _rounded(1 - value) if name in FROM_ONE else value
+    return {**point, "betas": betas} if betas else point
+
+
+def _rounded(value: float) -> float:
+    """To six digits: what is printed is what was run."""
+    return round(value, 5 - math.floor(math.log10(abs(value)))) if value else 0.0
