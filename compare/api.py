@@ -193,16 +193,20 @@ def _make(tasks: Sequence[Task], jobs: int, store: Store | None, progress: bool)
     from .study import Trained
 
     studies: dict[tuple[str, str], Study] = {}
+    lost: dict[str, Trial] = {}  # without a store: what must not be tried again when a study is begun again
     show = Progress(tasks, jobs) if progress else None
 
     def known(task: Task) -> Mapping[str, Trial]:
-        return store.of(task.problem.name, task.candidate.qualname) if store is not None else {}
+        return {**(store.of(task.problem.name, task.candidate.qualname) if store is not None else {}), **lost}
 
     def report(worker: int, task: Task, event: Begun | Trained | Study) -> None:
         if isinstance(event, Study):
             studies[event.problem, event.optimizer] = event
-        elif store is not None and isinstance(event, Trained) and not event.known:
-            store.add(event.request.identity, event.trial)
+        elif isinstance(event, Trained) and not event.known:
+            if store is not None:
+                store.add(event.request.identity, event.trial)
+            elif event.trial.failure:
+                lost[event.trial.key] = event.trial
         if show:
             show.report(worker, task, event)
 
