@@ -83,12 +83,23 @@ BLOCK = 128
 
 def symmetric(a: Tensor) -> Tensor:
     """A Aᵀ; of big ones on CPU only half of the blocks off the diagonal are multiplied: 3/4 of the work or less."""
-    n = a.shape[1]
-    if len(a) > 1 or n < 2 * BLOCK or a.device.type != "cpu":
+    if len(a) > 1 or a.shape[1] < 2 * BLOCK or a.device.type != "cpu":
         return a @ a.mT
-    out = a.new_empty(n, n)
-    _fill_symmetric(a[0], out)
-    return out[None]
+    product: Tensor = torch.ops.optzoo.symmetric(a[0])
+    return product[None]
+
+
+@torch.library.custom_op("optzoo::symmetric", mutates_args=())
+def _symmetric(a: Tensor) -> Tensor:
+    """An operator, since torch.compile takes no part of a tensor as ``out``."""
+    out = a.new_empty(len(a), len(a))
+    _fill_symmetric(a, out)
+    return out
+
+
+@_symmetric.register_fake
+def _(a: Tensor) -> Tensor:
+    return a.new_empty(len(a), len(a))
 
 
 def _fill_symmetric(a: Tensor, out: Tensor) -> None:
