@@ -149,12 +149,13 @@ def _best(problem: str, optimizer: str | type[torch.optim.Optimizer], lrs: Itera
 
 
 def _rescaled_gradients() -> Measured:
-    loss_scale, options = 1e3, {"lr": 0.02, "betas": (0.9, 0.999), "eps": 1e-12}
-    plain, scaled = (
-        toys.descend(Adam, (-1.2, 1.0), lambda x, t, c=c: c * toys.rosenbrock_gradient(x, t), 500, **options)
-        for c in (1.0, loss_scale)
-    )
-    deviation = float((plain - scaled).norm() / plain.norm())
+    def path(scale: float) -> torch.Tensor:
+        def gradient(x: torch.Tensor, t: int) -> torch.Tensor:
+            return scale * toys.rosenbrock_gradient(x, t)
+
+        return toys.descend(Adam, (-1.2, 1.0), gradient, 500, lr=0.02, eps=1e-12)
+
+    deviation = float((path(1.0) - path(1e3)).norm() / path(1.0).norm())
     return Measured(f"gradients × 1000: path differs by {deviation:.0e} in 500 steps", deviation < 1e-6)
 
 
@@ -209,10 +210,9 @@ def _language_model(optimizer: str, lrs: Iterable[float]) -> Measured:
 
 def _convex(step: int, against: str, **options: Any) -> Measured:
     loss, gradient = toys.quadratic(0.25, 0.01)
-    common = {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8}
     grams, other = (
-        loss(toys.descend(factory, (1.0, 1.0), gradient, step, **common, **own)[-1]).item()
-        for factory, own in ((Grams, {}), (Adam, options))
+        loss(toys.descend(factory, (1.0, 1.0), gradient, step, lr=0.1, eps=1e-8, **own)[-1]).item()
+        for factory, own in ((Grams, dict[str, Any]()), (Adam, options))
     )
     return Measured(f"(w₁/2)² + (w₂/10)² after {step} steps: {grams:.1e}, {against} {other:.1e}", grams < other)
 

@@ -11,8 +11,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+from typing_extensions import Unpack
 
-from optzoo.optimizers import Optimizer, PolynomialDecayAverager
+from optzoo.optimizers import Optimizer, Options, PolynomialDecayAverager
 
 Factory: TypeAlias = Callable[..., torch.optim.Optimizer]
 Gradient: TypeAlias = Callable[[Tensor, int], Tensor]
@@ -85,7 +86,7 @@ class HeavyBall(Optimizer):
 
     buffers = ("momentum_buffer",)
 
-    def __init__(self, params: Any, lr: float, momentum: float, **options: Any) -> None:
+    def __init__(self, params: Any, lr: float, momentum: float, **options: Unpack[Options]) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0}, options)
 
     @staticmethod
@@ -183,7 +184,8 @@ def spd(generator: torch.Generator, eigenvalues: Tensor) -> Tensor:
     """A symmetric matrix of these eigenvalues, in random directions."""
     size = len(eigenvalues)
     rotation, _ = torch.linalg.qr(torch.randn(size, size, generator=generator, dtype=torch.float64))
-    return rotation * eigenvalues.double() @ rotation.T
+    matrix: Tensor = rotation * eigenvalues.double() @ rotation.T
+    return matrix
 
 
 def matrix_regression(factory: Factory, lr: float) -> float:

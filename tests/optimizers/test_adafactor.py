@@ -126,8 +126,8 @@ def test_what_a_row_and_a_column_can_tell() -> None:
     """
     generator = torch.Generator().manual_seed(0)
     factory = partial(Adafactor, **UNIT, beta2_cap=0.99, min_dim_size_to_factor=100)
-    for scales, expected in ((rank_one_scales, 1.07), (scattered_scales, 34.5)):
-        assert mean_square_update(factory, scales(generator), generator) == pytest.approx(expected, rel=0.1)
+    for scales, expected in ((rank_one_scales(generator), 1.07), (scattered_scales(generator), 34.5)):
+        assert mean_square_update(factory, scales, generator) == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize("shape", [(9, 6), (40, 3), (5, 8, 4)], ids=str)
