@@ -95,12 +95,12 @@ def cell_table(comparison: Comparison, optimizers: Sequence[str], by: By = "step
         table.add_column(optimizer, justify="right", overflow="fold")
     for problem in comparison.problems:
         everybody = [study for study in comparison.studies if study.problem == problem.name]
-        best = min((_value(comparison, study, by) for study in everybody), default=MISS)
+        best = min((cell_value(comparison, study, by) for study in everybody), default=MISS)
         cells = []
         for optimizer in optimizers:
             study = comparison.study(problem.name, optimizer)
-            won = study is not None and _value(comparison, study, by) == best < MISS
-            cells.append(Text(_cell(comparison, study, by), style="bold" if won else ""))
+            won = study is not None and cell_value(comparison, study, by) == best < MISS
+            cells.append(Text(cell_text(comparison, study, by), style="bold" if won else ""))
         table.add_row(_problem_name(problem), *cells)
     return table
 
@@ -109,17 +109,17 @@ def _problem_name(problem: ProblemInfo) -> str:
     return problem.name if problem.scored else f"({problem.name})"
 
 
-def _value(comparison: Comparison, study: Study, by: By) -> float:
+def cell_value(comparison: Comparison, study: Study, by: By) -> float:
     value = study.final if by == "final" else comparison.time_to_target(study, by)
     return MISS if math.isnan(value) else value
 
 
-def _cell(comparison: Comparison, study: Study | None, by: By) -> str:
+def cell_text(comparison: Comparison, study: Study | None, by: By) -> str:
     if study is None:
         return ""
     if study.failure or all(trial.failure for trial in study.evaluations):
         return "failed"
-    value = _value(comparison, study, by)
+    value = cell_value(comparison, study, by)
     if by == "final":
         return f"{value:.2g}" if value < MISS else "diverged"
     text = f"{value:.4g}" if value < MISS else DASH

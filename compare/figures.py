@@ -1,0 +1,135 @@
+"""What the figures show, in numbers; the report draws them with plotly.js, `plots.py` with matplotlib."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .results import MISS, ClockName, Comparison, Study
+from .statistics import profile, ratios, times_of
+
+POINTS = 120  # of a curve; more cannot be told apart in a figure
+LARGEST_RATIO = 16.0  # of the profile's axis
+
+
+class Curve(NamedTuple):
+    """The metric over steps: median, least and greatest of the evaluation seeds; infinite once a run has ended."""
+
+    steps: list[int]
+    median: list[float]
+    low: list[float]
+    high: list[float]
+
+
+class Rate(NamedTuple):
+    """A learning rate that was screened."""
+
+    lr: float
+    hit: float  # steps, or MISS
+    final: float
+
+
+class Range(NamedTuple):
+    low: float
+    high: float
+    log: bool
+
+
+class Parts(NamedTuple):
+    """CPU time of a step in µs. Without a timing pass, forward and backward are known only together, as `forward`."""
+
+    forward: float
+    backward: float
+    optimizer: float
+
+
+def curve(study: Study) -> Curve:
+    """The learning curve on the evaluation seeds, thinned to what a figure can show."""
+    runs = [{step: metric for step, metric, _ in trial.curve} for trial in study.evaluations]
+    steps = _thinned(sorted({step for run in runs for step in run}))
+    metrics = [[_above_all(run.get(step, math.inf)) for run in runs] for step in steps]
+    return Curve(
+        steps, [statistics.median(m) for m in metrics], [min(m) for m in metrics], [max(m) for m in metrics]
+    )
+
+
+def target(studies: Sequence[Study]) -> float:
+    """The metric to reach, where it depends on the start the median over seeds; nan if no run got so far."""
+    known = [t.target for study in studies for t in study.evaluations if not math.isnan(t.target)]
+    return statistics.median(known) if known else math.nan
+
+
+def metric_range(curves: Sequence[Curve], goal: float) -> Range:
+    """What to show of the metric: four decades below the target at most, and no more of what explodes than a decade."""
+    values = [value for curve in curves for value in curve.median if math.isfinite(value)]
+    starts = [curve.median[0] for curve in curves if curve.median and math.isfinite(curve.median[0])]
+    values += [goal] if math.isfinite(goal) else []
+    if not values:
+        return Range(0.0, 1.0, log=False)
+    high = min(max(values), 10 * max(starts)) if starts else max(values)
+    positive = [value for value in values if value > 0]
+    if not positive or high <= 0 or (math.isfinite(goal) and goal <= 0):
+        low = min(values)
+        return Range(low, high + 0.05 * (high - low), log=False)
+    low = max(min(positive), goal * 1e-4) if goal > 0 else min(positive)
+    return Range(low / 1.5, max(high, 2 * low) * 1.5, log=True)
+
+
+def rates(study: Study) -> list[Rate]:
+    """The learning rates screened, ascending; none where lr was not tuned, or not alone."""
+    screened = [trial for trial in study.screened if not math.isnan(trial.lr)]
+    others = [{name: value for name, value in t.hyperparameters.items() if name != "lr"} for t in screened]
+    if any(other != others[0] for other in others):
+        return []
+    return [Rate(trial.lr, trial.hit, trial.final) for trial in screened]
+
+
+def profiles(comparison: Comparison, clock: ClockName = "steps") -> dict[str, tuple[list[float], list[float]]]:
+    """By optimizer, the steps of its performance profile: τ and ρ(τ)."""
+    times = times_of(comparison, clock)
+    if not times.problems:
+        return {}
+    relative = ratios(times)
+    lines = {}
+    for index, optimizer in enumerate(times.optimizers):
+        own = relative[index]
+        taus = np.unique(np.concatenate([[1.0, LARGEST_RATIO], own[own <= LARGEST_RATIO]]))
+        lines[optimizer] = (taus.tolist(), profile(times, taus)[index].tolist())
+    return lines
+
+
+def costs(comparison: Comparison, problem: str) -> dict[str, Parts]:
+    """By optimizer, what a step of that problem takes; those of which nothing is known are left out."""
+    found = {}
+    for study in comparison.studies:
+        if study.problem != problem:
+            continue
+        timed = comparison.timing.get(problem, {}).get(study.optimizer)
+        if timed:
+            found[study.optimizer] = Parts(timed.forward_us, timed.backward_us, timed.optimizer_us)
+        elif not math.isnan(step := comparison.step_us(study)):
+            update = comparison.optimizer_us(study)
+            found[study.optimizer] = Parts(step - update, 0.0, update)
+    return found
+
+
+def slowdown(comparison: Comparison, problem: str, clock: ClockName) -> dict[str, float]:
+    """By optimizer, time to the target over the best one's; MISS for a miss."""
+    studies = [study for study in comparison.studies if study.problem == problem]
+    times = {study.optimizer: comparison.time_to_target(study, clock) for study in studies}
+    times = {name: MISS if math.isnan(time) else time for name, time in times.items()}
+    best = max(min(times.values(), default=MISS), 1e-300)
+    return {name: max(time / best, 1.0) if time < MISS else MISS for name, time in times.items()}
+
+
+def _thinned(steps: list[int]) -> list[int]:
+    stride = -(-len(steps) // POINTS)
+    return sorted({*steps[::stride], *steps[-1:]}) if steps else []
+
+
+def _above_all(metric: float) -> float:
+    return math.inf if math.isnan(metric) else metric
