@@ -52,9 +52,7 @@ def curve(study: Study) -> Curve:
     runs = [{step: metric for step, metric, _ in trial.curve} for trial in study.evaluations]
     steps = _thinned(sorted({step for run in runs for step in run}))
     metrics = [[_above_all(run.get(step, math.inf)) for run in runs] for step in steps]
-    return Curve(
-        steps, [statistics.median(m) for m in metrics], [min(m) for m in metrics], [max(m) for m in metrics]
-    )
+    return Curve(steps, [statistics.median(m) for m in metrics], [min(m) for m in metrics], [max(m) for m in metrics])
 
 
 def target(studies: Sequence[Study]) -> float:

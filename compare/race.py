@@ -31,6 +31,7 @@ Variant = Literal["tuned", "default"]
 GRID = 80  # points of the contours on a side
 EXPONENTS = tuple(k / 2 for k in range(-3, 4))  # of ten, times the default learning rate
 TUNING_SEED = 0
+LONGEST = 400  # steps of a path in a report: what comes later is too small to be seen
 SUBSTITUTE, SUBSTITUTE_STEPS = "rosenbrock", 200  # drawn in the report of a comparison without any function to draw
 
 
@@ -164,17 +165,18 @@ def races_of(comparison: Comparison) -> list[Race]:
         if problem is None or problem.picture is None or problem.version != info.version:
             continue
         tuned, default = [], []
+        steps = min(problem.budget, LONGEST)
         for study in comparison.studies:
             again = _again(comparison, study) if study.problem == info.name and study.evaluations else None
             if again is None:
                 continue
             untuned = {key: value for key, value in again.hyperparameters.items() if key not in study.chosen}
-            tuned.append(trace(again, problem.budget))
+            tuned.append(trace(again, steps)._replace(hit=study.evaluations[0].hit))
             request = again._replace(hyperparameters={**untuned, **again.candidate.untuned})
-            default.append(trace(request, problem.budget))
+            default.append(trace(request, steps))
         if tuned:
             rule = "Learning rates: chosen by the protocol; the path is the run on the first evaluation seed."
-            races.append(Race(problem, problem.budget, rule, tuple(tuned), tuple(default)))
+            races.append(Race(problem, steps, rule, tuple(tuned), tuple(default)))
     if not races and (candidates := same_candidates(comparison)):
         races.append(_race(PROBLEMS[SUBSTITUTE], candidates, SUBSTITUTE_STEPS))
     return races

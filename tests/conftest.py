@@ -15,10 +15,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+BROWSER = "chromium"
 COMPILERS = (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Without a C++ compiler there is no compiled step to test; CI must have one, and fails without."""
+    """Without a C++ compiler or a browser some things cannot be tested; CI must have them, and fails without."""
     if item.get_closest_marker("compiled") and not os.environ.get("CI") and not any(map(shutil.which, COMPILERS)):
         pytest.skip("needs a C++ compiler, and there is none on PATH")
+    if item.get_closest_marker("browser") and not os.environ.get("CI") and not shutil.which(BROWSER):
+        pytest.skip("needs Debian's package chromium, and there is none on PATH")

@@ -35,7 +35,7 @@ def report_page(comparison: Comparison, live: bool) -> str:
     rows = summarize(comparison)
     races = races_of(comparison) if live else []
     raced = {path.optimizer for race in races for path in race.tuned}
-    data = {
+    data: dict[str, Any] = {
         "optimizers": _looks(comparison.optimizers),
         "profile": {clock: figures.profiles(comparison, clock) for clock in CLOCKS},
         "curves": {problem.name: _curves(comparison, problem.name) for problem in comparison.problems},
@@ -85,12 +85,16 @@ def _render(template: str, data: dict[str, Any], **names: Any) -> str:
     from plotly.offline import get_plotlyjs
 
     compact = json.dumps(_rounded(finite(data)), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return _templates().get_template(template).render(
-        **names,
-        data=compact.replace("<", "\\u003c"),  # so that no name can end the script element
-        style=(HERE / "report.css").read_text(encoding="utf-8"),
-        script=(HERE / "charts.js").read_text(encoding="utf-8") + (HERE / "report.js").read_text(encoding="utf-8"),
-        plotly=get_plotlyjs(),
+    return (
+        _templates()
+        .get_template(template)
+        .render(
+            **names,
+            data=compact.replace("<", "\\u003c"),  # so that no name can end the script element
+            style=(HERE / "report.css").read_text(encoding="utf-8"),
+            script=(HERE / "charts.js").read_text(encoding="utf-8") + (HERE / "report.js").read_text(encoding="utf-8"),
+            plotly=get_plotlyjs(),
+        )
     )
 
 
@@ -140,12 +144,13 @@ def _cards(comparison: Comparison, rows: list[Row]) -> list[tuple[str, str, str]
         quickest = max(rows, key=lambda row: row.score_cpu)
         name = quickest.optimizer if quickest.score_cpu > 0 else "none"
         cards.append(("Least CPU time", name, f"score {quickest.score_cpu:.3f} by CPU-seconds"))
-        basins = [row for row in rows if row.lr_basin is not None]
-        if basins:
-            widest = max(basins, key=lambda row: row.lr_basin or 0.0)
+        widest = max(rows, key=lambda row: row.lr_basin or 0.0)
+        if widest.lr_basin:
             cards.append(("Easiest to tune", widest.optimizer, f"{widest.lr_basin:.1f} decades of lr reach the target"))
     trials = sum(len(study.trials) for study in comparison.studies)
-    cards.append(("Runs", f"{trials:,}", f"{len(comparison.optimizers)} optimizers, {len(comparison.problems)} problems"))
+    cards.append(
+        ("Runs", f"{trials:,}", f"{len(comparison.optimizers)} optimizers, {len(comparison.problems)} problems")
+    )
     return cards
 
 
@@ -181,25 +186,25 @@ def _heat(comparison: Comparison, by: Any) -> list[dict[str, Any]]:
     rows = []
     for problem in comparison.problems:
         slowdown = figures.slowdown(comparison, problem.name, by) if by != "final" else {}
-        cells = []
+        cells: list[dict[str, Any]] = []
+        values: list[float] = []
         for optimizer in comparison.optimizers:
             study = comparison.study(problem.name, optimizer)
             ratio = slowdown.get(optimizer, MISS)
             shade = None if ratio == MISS else max(0.0, 1 - math.log2(ratio) / 4)
-            value = cell_value(comparison, study, by) if study else MISS
+            values.append(cell_value(comparison, study, by) if study else MISS)
             cells.append(
                 {
                     "text": cell_text(comparison, study, by),
                     "shade": shade,
-                    "value": value,
                     "why": _why(study),
                     "best": shade is not None and ratio == 1,
                 }
             )
-        finals = [cell["value"] for cell in cells]
         if by == "final":
-            for cell in cells:
-                cell["best"] = cell["value"] == min(finals) < MISS
+            least = min(values)
+            for cell, value in zip(cells, values, strict=True):
+                cell["best"] = value == least < MISS
         rows.append({"problem": problem, "cells": cells})
     return rows
 
@@ -269,7 +274,17 @@ def _trials(comparison: Comparison) -> list[list[Any]]:
             reason = trial.miss_reason or ("lost by the end" if trial.lost else "")
             note = ", ".join([*(f"{key} {value}" for key, value in others.items()), *([reason] if reason else [])])
             rows.append(
-                [study.problem, study.optimizer, trial.stage, trial.lr, trial.seed, trial.hit, trial.final, step_us, note]
+                [
+                    study.problem,
+                    study.optimizer,
+                    trial.stage,
+                    trial.lr,
+                    trial.seed,
+                    trial.hit,
+                    trial.final,
+                    step_us,
+                    note,
+                ]
             )
     return rows
 

@@ -1,0 +1,232 @@
+"""The figures of a report one by one, drawn with matplotlib for a README or a paper, and a race as a GIF."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import figures
+from .errors import UsageError, require
+from .results import MISS, Comparison
+from .styles import MATPLOTLIB_DASHES, styles
+
+if TYPE_CHECKING:
+    from .race import Race
+
+SUFFIXES = (".svg", ".png")
+WIDTH, HEIGHT = 3.6, 2.7  # inches of one panel
+COLUMNS = 3
+FRAMES, FRAMES_PER_SECOND = 60, 15
+SURFACE = {"cmap": "Greys", "alpha": 0.5}
+
+
+def command(folder: Path, figure: str, output: Path | None) -> int:
+    """`optzoo compare plot`."""
+    require("matplotlib", "matplotlib")
+    from .store import load
+
+    output = output or folder / f"{figure}.svg"
+    write_plot(load(folder), figure, output)
+    print(f"written: {output}")
+    return 0
+
+
+def write_plot(comparison: Comparison, figure: str, path: str | Path) -> None:
+    """Draw one figure of a comparison.
+
+    Args:
+        comparison: What to draw.
+        figure: "trajectories", "curves", "lr", "profile" or "cost".
+        path: A file that ends in .svg or .png; its folder must be there.
+
+    Raises:
+        UsageError: another name or ending, no such folder, or nothing to draw.
+    """
+    path = Path(path)
+    if figure not in FIGURES:
+        raise UsageError(f"there is no figure {figure!r}; there are {', '.join(FIGURES)}")
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"a figure is written as {' or '.join(SUFFIXES)}, not {path.name!r}")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"there is no folder {str(path.parent)!r}")
+    require("matplotlib", "matplotlib")
+    from matplotlib import rc_context
+
+    with rc_context({"font.size": 8, "svg.hashsalt": "optzoo", "axes.spines.top": False, "axes.spines.right": False}):
+        drawn = FIGURES[figure](comparison)
+        metadata = {"Date": None} if path.suffix == ".svg" else {}
+        drawn.savefig(path, dpi=160, bbox_inches="tight", metadata=metadata)
+
+
+def write_gif(race: Race, path: str | Path) -> None:
+    """Draw a race as an animation, most frames early, where most happens."""
+    require("matplotlib", "matplotlib")
+    require("PIL", "pillow")
+    from matplotlib.animation import FuncAnimation, PillowWriter
+
+    figure, (axes,) = _panels(1, scale=1.5)
+    _contours(axes, race)
+    lines: dict[str, Any] = {}
+    looks = styles([run.optimizer for run in race.tuned])
+    for run in race.tuned:
+        lines[run.optimizer] = axes.plot([], [], label=run.optimizer, **_line(looks, run.optimizer))[0]
+    _legend(figure, lines)
+    title = axes.set_title("")
+
+    def draw(frame: int) -> list[Any]:
+        step = round(race.steps * (frame / FRAMES) ** 1.7)
+        for run in race.tuned:
+            lines[run.optimizer].set_data(run.points[: step + 1, 0], run.points[: step + 1, 1])
+        title.set_text(f"{race.problem.name}, step {step}")
+        return [*lines.values(), title]
+
+    FuncAnimation(figure, draw, frames=FRAMES + 1).save(path, writer=PillowWriter(fps=FRAMES_PER_SECOND), dpi=100)
+
+
+# Figures
+
+
+def _curves(comparison: Comparison) -> Any:
+    """Median of the evaluation seeds with the band from the least to the greatest; the target is dashed."""
+    looks, handles = styles(comparison.optimizers), {}
+    problems = [p for p in comparison.problems if any(s.evaluations for s in _studies(comparison, p.name))]
+    figure, panels = _panels(len(problems))
+    for axes, problem in zip(panels, problems, strict=True):
+        studies = [study for study in _studies(comparison, problem.name) if study.evaluations]
+        curves = {study.optimizer: figures.curve(study) for study in studies}
+        goal = figures.target(studies)
+        for name, curve in curves.items():
+            (handles[name],) = axes.plot(curve.steps, _gaps(curve.median), **_line(looks, name))
+            axes.fill_between(
+                curve.steps, _gaps(curve.low), _gaps(curve.high), color=looks[name].light, alpha=0.12, lw=0
+            )
+        if math.isfinite(goal):
+            axes.axhline(goal, color="black", lw=0.8, ls="--")
+        shown = figures.metric_range(list(curves.values()), goal)
+        axes.set(title=problem.name, xlabel="step", ylabel=problem.metric_name, ylim=(shown.low, shown.high))
+        axes.set_yscale("log" if shown.log else "linear")
+    return _legend(figure, handles)
+
+
+def _rates(comparison: Comparison) -> Any:
+    """Steps to the target over the learning rate; a cross at the top is a miss."""
+    looks, handles = styles(comparison.optimizers), {}
+    found = {
+        problem.name: {study.optimizer: figures.rates(study) for study in _studies(comparison, problem.name)}
+        for problem in comparison.problems
+    }
+    problems = [problem for problem in comparison.problems if any(found[problem.name].values())]
+    figure, panels = _panels(len(problems))
+    for axes, problem in zip(panels, problems, strict=True):
+        for name, rates in found[problem.name].items():
+            hits = [rate.hit if rate.hit < MISS else math.nan for rate in rates]
+            (handles[name],) = axes.plot([rate.lr for rate in rates], hits, marker=".", **_line(looks, name))
+            missed = [rate.lr for rate in rates if rate.hit == MISS]
+            axes.plot(missed, [1.1 * problem.budget] * len(missed), "x", ms=4, color=looks[name].light)
+        axes.set(title=problem.name, xlabel="learning rate", ylabel="steps to the target", xscale="log", yscale="log")
+    return _legend(figure, handles)
+
+
+def _profile(comparison: Comparison) -> Any:
+    """The share of problems solved within τ times the best optimizer's steps."""
+    looks, handles = styles(comparison.optimizers), {}
+    lines = figures.profiles(comparison)
+    figure, panels = _panels(1 if lines else 0, scale=1.6)
+    for axes in panels:
+        for name, (taus, shares) in lines.items():
+            (handles[name],) = axes.step(taus, shares, where="post", **_line(looks, name))
+        axes.axvspan(1, 4, color="black", alpha=0.05, lw=0)
+        axes.set(xscale="log", xlim=(1, figures.LARGEST_RATIO), ylim=(0, 1.02), ylabel="share of problems solved")
+        axes.set_xticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
+        axes.set_xlabel("τ, times the fewest steps; up to 4 counts for the score")
+        axes.minorticks_off()
+    return _legend(figure, handles)
+
+
+def _cost(comparison: Comparison) -> Any:
+    """CPU time of a step, by what takes it."""
+    costs = {problem.name: figures.costs(comparison, problem.name) for problem in comparison.problems}
+    names = [name for name, parts in costs.items() if parts]
+    figure, panels = _panels(len(names))
+    for axes, name in zip(panels, names, strict=True):
+        rows = sorted(costs[name].items(), key=lambda item: -sum(item[1]))
+        left = [0.0] * len(rows)
+        for index, (part, color) in enumerate((("forward", "0.75"), ("backward", "0.55"), ("update", "#0072b2"))):
+            widths = [parts[index] for _, parts in rows]
+            axes.barh([optimizer for optimizer, _ in rows], widths, left=left, color=color, label=part)
+            left = [a + b for a, b in zip(left, widths, strict=True)]
+        axes.set(title=name, xlabel="CPU time of a step, µs")
+    handles, labels = panels[0].get_legend_handles_labels() if names else ((), ())
+    return _legend(figure, dict(zip(labels, handles, strict=True)))
+
+
+def _trajectories(comparison: Comparison) -> Any:
+    """The points visited on functions of two variables, at the tuned learning rates."""
+    from .race import races_of
+
+    looks, handles = styles(comparison.optimizers), {}
+    races = races_of(comparison)
+    figure, panels = _panels(len(races), scale=1.5)
+    for axes, race in zip(panels, races, strict=True):
+        _contours(axes, race)
+        for run in race.tuned:
+            line = _line(looks, run.optimizer)
+            (handles[run.optimizer],) = axes.plot(run.points[:, 0], run.points[:, 1], **line)
+        axes.set_title(f"{race.problem.name}, {race.steps} steps")
+    return _legend(figure, handles)
+
+
+FIGURES: dict[str, Callable[[Comparison], Any]] = {
+    "trajectories": _trajectories,
+    "curves": _curves,
+    "lr": _rates,
+    "profile": _profile,
+    "cost": _cost,
+}
+
+
+# Parts
+
+
+def _panels(count: int, scale: float = 1.0) -> tuple[Any, Sequence[Any]]:
+    """A figure with so many axes, on a canvas that needs no screen."""
+    if not count:
+        raise UsageError("there is nothing to draw: no run of this comparison has what the figure shows")
+    from matplotlib.figure import Figure
+
+    columns = min(count, COLUMNS)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(scale * WIDTH * columns, scale * HEIGHT * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for unused in panels[count:]:
+        unused.set_visible(False)
+    return figure, list(panels[:count])
+
+
+def _legend(figure: Any, handles: dict[str, Any]) -> Any:
+    """One for all panels."""
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=8, frameon=False)
+    return figure
+
+
+def _contours(axes: Any, race: Race) -> None:
+    x, y, values = race.contours()
+    axes.contourf(x, y, values, 16, **SURFACE)
+    for point in race.picture.minima:
+        axes.plot(*point, "*", color="black", ms=7)
+    axes.set(xlabel="x", ylabel="y", xlim=race.picture.x, ylim=race.picture.y)
+
+
+def _line(looks: Any, name: str) -> dict[str, Any]:
+    return {"color": looks[name].light, "ls": MATPLOTLIB_DASHES[looks[name].dash], "lw": 1.1}
+
+
+def _gaps(values: Sequence[float]) -> list[float]:
+    """What matplotlib leaves out is nan."""
+    return [value if math.isfinite(value) else math.nan for value in values]
+
+
+def _studies(comparison: Comparison, problem: str) -> Iterator[Any]:
+    return (study for study in comparison.studies if study.problem == problem)
