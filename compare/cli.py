@@ -120,6 +120,9 @@ def _run(parser: argparse.ArgumentParser) -> None:
         "--no-timing", dest="timing", action="store_false", help="no serial timing pass: CPU times are of the runs"
     )
     parser.add_argument("--json", metavar="FILE", help="also write every result, with all curves, to FILE")
+    parser.add_argument(
+        "--tensorboard", metavar="DIR", help="also write the evaluation runs as TensorBoard logs to DIR"
+    )
     parser.add_argument("--config", metavar="FILE", help="YAML with any of these options; what is typed comes first")
     parser.add_argument("--print_config", action="store_true", help="print the configuration as YAML, and stop")
 

@@ -25,6 +25,7 @@ RUN: dict[str, Any] = {
     "out": "runs/compare",
     "timing": True,
     "json": None,
+    "tensorboard": None,
 }
 """The options of `run` with their defaults: the keys of a configuration file."""
 
@@ -41,7 +42,9 @@ def run(config: str | None = None, print_config: bool = False, **typed: Any) -> 
         print(yaml.safe_dump(options, sort_keys=False), end="")
         return 0
     require("rich", "rich")  # before the work, not after it
-    json, full = options.pop("json"), options.pop("full")
+    json, full, tensorboard = options.pop("json"), options.pop("full"), options.pop("tensorboard")
+    if tensorboard:
+        require("tensorboard", "tensorboard")
     if json and not Path(json).parent.is_dir():
         raise UsageError(f"--json: there is no folder {str(Path(json).parent)!r}")
     if full:
@@ -57,6 +60,11 @@ def run(config: str | None = None, print_config: bool = False, **typed: Any) -> 
     print(f"results: {options['out']}; a page of them: optzoo compare report {options['out']}")
     if json:
         result.to_json(json)
+    if tensorboard:
+        from .tensorboard import write_tensorboard
+
+        write_tensorboard(result, tensorboard)
+        print(f"to look at: tensorboard --logdir {tensorboard}")
     return 1 if any(_failed(result)) else 0
 
 
