@@ -175,8 +175,13 @@ def _plot(parser: argparse.ArgumentParser) -> None:
 
 def _race(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("problem")
-    parser.add_argument("-o", "--optimizers", type=names, metavar="NAMES", help="comma-separated")
-    parser.add_argument("--output", metavar="FILE", type=Path, help=".html or .gif")
+    parser.add_argument(
+        "-o",
+        dest="given",
+        action="append",
+        metavar="NAMES|FILE",
+        help="comma-separated optimizers (default: all), and again for the .html or .gif to write",
+    )
 
 
 def _add_optimizers(parser: argparse.ArgumentParser) -> None:

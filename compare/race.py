@@ -28,6 +28,7 @@ from .store import key_of
 
 Variant = Literal["tuned", "default"]
 
+SUFFIXES = (".gif", ".html")
 GRID = 80  # points of the contours on a side
 EXPONENTS = tuple(k / 2 for k in range(-3, 4))  # of ten, times the default learning rate
 TUNING_SEED = 0
@@ -175,7 +176,10 @@ def races_of(comparison: Comparison) -> list[Race]:
             request = again._replace(hyperparameters={**untuned, **again.candidate.untuned})
             default.append(trace(request, steps))
         if tuned:
-            rule = "Learning rates: chosen by the protocol; the path is the run on the first evaluation seed."
+            rule = (
+                "Learning rates: chosen by the protocol, over the whole budget; drawn is the run on the first "
+                f"evaluation seed, up to step {steps}."
+            )
             races.append(Race(problem, steps, rule, tuple(tuned), tuple(default)))
     if not races and (candidates := same_candidates(comparison)):
         races.append(_race(PROBLEMS[SUBSTITUTE], candidates, SUBSTITUTE_STEPS))
@@ -206,11 +210,14 @@ def _again(comparison: Comparison, study: Study) -> Request | None:
     return request if key_of(request.identity) == trial.key else None
 
 
-def command(problem: str, optimizers: list[str] | None, output: FilePath | None) -> int:
-    """`optzoo compare race`: writes race-PROBLEM.html, or a GIF."""
-    output = output or FilePath(f"race-{problem}.html")
-    if output.suffix not in (".gif", ".html"):
-        raise UsageError(f"a race is written as .gif or .html, not {output.name!r}")
+def command(problem: str, given: list[str] | None) -> int:
+    """`optzoo compare race`: writes race-PROBLEM.html, or a GIF. A file is told from optimizers by its suffix."""
+    files = [text for text in given or [] if FilePath(text).suffix in SUFFIXES]
+    if len(files) > 1:
+        raise UsageError(f"a race is written to one file, not to {' and '.join(files)}")
+    names = [name.strip() for text in given or [] if text not in files for name in text.split(",") if name.strip()]
+    optimizers = names or None
+    output = FilePath(files[0]) if files else FilePath(f"race-{problem}.html")
     if not output.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {str(output.parent)!r}")
     require(*(("matplotlib", "matplotlib") if output.suffix == ".gif" else ("plotly", "plotly")))

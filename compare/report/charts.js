@@ -23,7 +23,7 @@ function axis(title, options = {}) {
     title: { text: title, font: { size: 12, color: token("--muted") }, standoff: 6 },
     tickfont: { size: 11, color: token("--muted") },
     gridcolor: token("--line"), zeroline: false, linecolor: token("--line"), ticks: "", automargin: true,
-    ...(options.type === "log" ? { exponentformat: "power", dtick: decades(options.range), minor: { ticks: "" } } : {}),
+    ...(options.type === "log" ? { exponentformat: "e", dtick: decades(options.range), minor: { ticks: "" } } : {}),
     ...options,
   };
 }
@@ -99,10 +99,10 @@ const FIGURES = {
     const traces = [];
     for (const name of all) {
       const { lr, chosen } = lines[name];
-      const y = lines[name][choice.rate].map((value) => value > 0 ? value : value === null ? null : 10 ** base);
-      traces.push({ x: lr, y, name, mode: "lines+markers", line: stroke(name, 1.8), marker: { size: 4, color: color(name) }, hovertemplate: `${name}: lr %{x:.2g}, %{y:.3g}<extra></extra>` });
-      const missed = lr.filter((_, index) => y[index] === null);
-      traces.push({ x: missed, y: missed.map(() => 10 ** top), name, mode: "markers", marker: { symbol: "x-thin", size: 7, line: { color: color(name), width: 1.6 } }, hovertemplate: `${name}: lr %{x:.2g}, ${final ? "diverged" : "a miss"}<extra></extra>` });
+      const value = lines[name][choice.rate];
+      const known = value.map((item) => item !== null);
+      const y = value.map((item, index) => known[index] ? Math.max(item, 10 ** base) : known[index - 1] || known[index + 1] ? 10 ** top : null);
+      traces.push({ x: lr, y, name, mode: "lines+markers", line: stroke(name, 1.8), marker: { size: known.map((here) => here ? 5 : 0), color: color(name) }, text: value.map((item) => item === null ? final ? "diverged" : "a miss" : short(item)), hovertemplate: `${name}: lr %{x:.2g}, %{text}<extra></extra>` });
       for (const [rate, symbol, what] of [[lines[name].default, "circle-open", "default"], [chosen, "circle", "chosen"]]) {
         const index = rate === null ? -1 : lr.findIndex((value) => Math.abs(Math.log(value / rate)) < 1e-3);
         if (index >= 0) traces.push({ x: [lr[index]], y: [y[index] ?? 10 ** top], mode: "markers", marker: { symbol, size: 10, color: color(name), line: { color: symbol === "circle" ? token("--bg") : color(name), width: 1.5 } }, hovertemplate: `${name}: lr %{x:.2g}, ${what}<extra></extra>` });

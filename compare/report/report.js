@@ -1,6 +1,12 @@
 // What the page does: draw figures when they come near, redraw them when a switch, the legend or the theme changes,
 // race, sort, filter, download.
 
+// What is in the page as base64 of gzip.
+async function unpack(id) {
+  const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).blob();
+}
+
 const root = document.documentElement;
 const charts = [...document.querySelectorAll(".chart")];
 const near = new Set();
@@ -19,7 +25,12 @@ const watcher = new IntersectionObserver((entries) => {
     if (isIntersecting && stale.has(target)) draw(target);
   }
 }, { rootMargin: "400px" });
-charts.forEach((chart) => watcher.observe(chart));
+unpack("plotly").then((blob) => blob.text()).then((source) => {
+  const script = document.createElement("script");
+  script.textContent = source;
+  document.head.append(script);
+  charts.forEach((chart) => watcher.observe(chart)); // not before there is something to draw with
+});
 addEventListener("beforeprint", () => stale.forEach(draw));
 
 function redraw(which = () => true) {
@@ -162,12 +173,9 @@ function filter() {
 }
 document.getElementById("filter")?.addEventListener("input", filter);
 
-// The results are in the page as base64 of gzip.
 document.getElementById("download")?.addEventListener("click", async () => {
-  const bytes = Uint8Array.from(atob(document.getElementById("archive").textContent), (letter) => letter.charCodeAt(0));
-  const json = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).blob();
   const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([json], { type: "application/json" }));
+  link.href = URL.createObjectURL(await unpack("archive"));
   link.download = "comparison.json";
   link.click();
   URL.revokeObjectURL(link.href);

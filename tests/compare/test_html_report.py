@@ -207,6 +207,7 @@ def test_runs_are_sorted_filtered_and_downloaded(look: Any, tmp_path: Path) -> N
     page = seen.page
     page.locator("#runs summary").click()
     rows = page.locator("#trials tbody tr")
+    rows.first.wait_for()  # they are made by the event of opening, which comes after the click
     assert rows.count() > 20
     page.locator("#filter").fill("psgd evaluate")
     shown = page.locator("#trials tbody tr:visible").all_inner_texts()

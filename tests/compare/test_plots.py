@@ -78,5 +78,21 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "report", str(folder)]) == 0
     assert (folder / "report.html").stat().st_size > 1_000_000
     output = str(tmp_path / "race.html")
-    assert main(["compare", "race", "saddle", "-o", "adamw,lion", "--output", output]) == 0
+    assert main(["compare", "race", "saddle", "-o", "adamw,lion", "-o", output]) == 0
     assert "written" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_race_takes_optimizers_and_the_file_by_the_same_letter(
+    order: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "race.html"
+    given = [["-o", "adamw, lion"], ["-o", str(file)]]
+    assert main(["compare", "race", "bowl", *given[order], *given[1 - order]]) == 0
+    assert file.exists()
+    assert {line.split()[0] for line in capsys.readouterr().out.splitlines() if " lr " in line} == {"adamw", "lion"}
+
+
+def test_race_is_written_to_one_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "race", "bowl", "-o", "a.gif", "-o", "b.html"]) == 2
+    assert "a.gif and b.html" in capsys.readouterr().err
