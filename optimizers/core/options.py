@@ -190,3 +190,13 @@ def describe(group: Mapping[str, Any], index: int) -> str:
     names = group.get("param_names")
     shape = tuple(group["params"][index].shape)
     return f"parameter {names[index]!r}" if names else f"parameter {index} of its group (shape {shape})"
+
+
+def missing_arguments(make: Callable[..., Any], given: Mapping[str, Any]) -> list[str]:
+    """Arguments beside the first that a call of ``make`` needs and ``given`` lacks."""
+    try:
+        parameters = list(inspect.signature(make).parameters.values())[1:]
+    except (TypeError, ValueError):  # a builtin, say, which has no signature
+        return []
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return [p.name for p in parameters if p.kind in named and p.default is p.empty and p.name not in given]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -13,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 from .checkpoints import like
 from .eager import EagerFrame, eager
 from .optimizer import Optimizer
-from .options import Rule, describe, validate
+from .options import Rule, describe, missing_arguments, validate
 from .reports import Reported, Reporter, Reporting
 from .rule import working_dtype
 
@@ -96,7 +95,7 @@ class OptimizerWrapper(Reporting, torch.optim.Optimizer):
                 + (f"a {type(base).__name__}; to wrap it, {name}(optimizer)" if instance else repr(base))
             )
         called = getattr(make, "__name__", None) or getattr(getattr(make, "func", make), "__name__", repr(make))
-        if missing := _missing(make, base_options):
+        if missing := missing_arguments(make, base_options):
             raise TypeError(
                 f"{name}: base {called} needs {', '.join(missing)}, which it has no default for; pass it here, "
                 f"{name}(params, {called}, {missing[0]}=...), or bind it with functools.partial"
@@ -395,13 +394,3 @@ class OptimizerWrapper(Reporting, torch.optim.Optimizer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} around {self.base_optimizer!r}"
-
-
-def _missing(make: Callable[..., Any], given: Mapping[str, Any]) -> list[str]:
-    """Arguments beside the first that a call of ``make`` needs and ``given`` lacks."""
-    try:
-        parameters = list(inspect.signature(make).parameters.values())[1:]
-    except (TypeError, ValueError):  # a builtin, say, which has no signature
-        return []
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return [p.name for p in parameters if p.kind in named and p.default is p.empty and p.name not in given]

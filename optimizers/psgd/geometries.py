@@ -23,6 +23,8 @@ Rule = Callable[[Tensor, Tensor, Norm, Noise], Tensor]
 
 @dataclass(frozen=True)
 class Geometry:
+    """How a factor moves: what M1 is made of, and the step along D."""
+
     probe: str
     """What M1 is the gram of: ``"P"`` for P(G), ``"PQ"`` for P(G) ×_i Q_i, ``"Q"`` for Q(G)."""
     rule: Rule

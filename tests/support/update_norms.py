@@ -141,3 +141,34 @@ def log(model: pl.LightningModule, directory: Path, low_memory: bool, **options:
         use_distributed_sampler=False,
     )
     trainer.fit(model)
+
+
+STEPS = 7
+
+
+def batches(count: int = STEPS) -> list[Tensor]:
+    return [tensors([(8, 3)], seed=seed)[0] for seed in range(count)]
+
+
+def train(
+    model: nn.Module, optimizer: torch.optim.Optimizer, norms: Any = None, clip: float = 0.2, steps: int = STEPS
+) -> list[dict[str, float]]:
+    """Clipped steps, what they did by hand, and the cosines by hand."""
+    expected = []
+    for x in batches(steps):
+        optimizer.zero_grad()
+        (model(x) - 1).square().mean().backward()
+        before, unclipped = copies(model), copies(model, gradients=True)
+        if norms is not None:
+            norms.before_clipping()
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        expected.append(by_hand(before, copies(model), copies(model, gradients=True), unclipped))
+        for name, p in model.named_parameters():
+            state = optimizer.state[p]
+            m = state.get("exp_avg", state.get("momentum_buffer"))
+            if m is not None:
+                flat = [torch.view_as_real(t) if t.is_complex() else t for t in (p.detach() - before[name], m)]
+                cos = torch.cosine_similarity(*(t.flatten().double() for t in flat), dim=0).item()
+                expected[-1][f"update_momentum_cos/{name}"] = -cos if cos else math.nan
+    return expected
