@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -29,7 +30,7 @@ PATIENCE = 4.0  # times the CPU time a run may take: the wall time after which i
 def run_here(tasks: Sequence[Task], known: Known, report: Report) -> None:
     """Make the studies in this process."""
     for task in tasks:
-        report(0, task, run_study(task, known(task), lambda event, task=task: report(0, task, event)))  # type: ignore[misc]
+        report(0, task, run_study(task, known(task), partial(report, 0, task)))
 
 
 def run_in_processes(tasks: Sequence[Task], jobs: int, known: Known, report: Report) -> None:

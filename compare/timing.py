@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from time import process_time_ns
 from typing import Any, NamedTuple
 
@@ -42,12 +43,12 @@ def time_steps(
         for candidate, hyperparameters, step_us in entries:
             request = Request(problem, candidate, hyperparameters, seed=0, schedule=schedule)
             count = max(3, min(STEPS, int(SECONDS_PER_ROUND / (step_us * 1e-6)))) if step_us > 0 else STEPS
-            if driver := _tried(lambda request=request: Driver(request)):  # type: ignore[misc]
+            if driver := _tried(partial(Driver, request)):
                 drivers[candidate.name] = (driver, min(count, problem.budget // (rounds + 1)))
         times: dict[str, list[StepTime]] = {}
         for round_ in range(rounds + 1):
             for name, (driver, count) in list(drivers.items()):
-                measured = _tried(lambda driver=driver, count=count: _time(driver, count))  # type: ignore[misc]
+                measured = _tried(partial(_time, driver, count))
                 if measured is None:
                     del drivers[name]
                 elif round_:  # the first warms up: state is made, kernels are chosen
