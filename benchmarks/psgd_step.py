@@ -75,9 +75,9 @@ def groups(params: Iterable[Tensor]) -> list[dict[str, Any]]:
     return [{"params": own, "memory_save_mode": mode} for mode, own in modes.items()]
 
 
-def psgd(params: list[Tensor], how: How, keep: bool = False, geometry: str = "Q0.5EQ1.5") -> torch.optim.Optimizer:
-    options = {"precond_update_probability": how, "cache_preconditioner": keep, "fused": how.compiled or None}
-    return PSGD(params, geometry=geometry, **options, **FACTORS, **SETTINGS)
+def psgd(params: list[Tensor], how: How, keep: bool = False, **options: Any) -> torch.optim.Optimizer:
+    fixed = {"precond_update_probability": how, "cache_preconditioner": keep, "fused": how.compiled or None}
+    return PSGD(params, **fixed, **options, **FACTORS, **SETTINGS)
 
 
 def kron_torch(params: list[Tensor], how: How) -> Any:
@@ -99,6 +99,7 @@ CASES: dict[str, tuple[Make, str | None]] = {
     "AdamW": (lambda params, _: AdamW(params, **SETTINGS), None),
     "PSGD": (psgd, None),
     "PSGD, P kept": (partial(psgd, keep=True), None),
+    "PSGD, bf16, P kept": (partial(psgd, keep=True, precond_dtype="bfloat16"), None),
     "PSGD EQ": (partial(psgd, geometry="EQ"), None),
     "kron_torch Kron": (kron_torch, "kron_torch"),
     "HeavyBall PSGDPRO": (heavyball, "heavyball"),

@@ -28,6 +28,7 @@ def compare(
     quick: bool = False,
     ruleset: str = "lr",
     seeds: int | None = None,
+    trials: int | None = None,
     schedule: str = "auto",
     jobs: int = 2,
     out: str | Path | None = None,
@@ -42,7 +43,8 @@ def compare(
     that tuning never saw, a miss counted as infinite. `Comparison.protocol["description"]` states it in full.
 
     Args:
-        optimizers: Names of `optzoo.optimizers.list_optimizers()`, "module:Class" import paths, optimizer classes,
+        optimizers: Names of `optzoo.optimizers.list_optimizers()` or of torch.optim's classics ("sgd", "sgdm",
+            "nesterov", "nadamw", "rmsprop", "adagrad"), "module:Class" import paths, optimizer classes,
             functions of (parameters, lr), or {"class_path": ..., "init_args": {...}}; as the values of a mapping they
             have names of their own. Default all registered.
         problems: Names of `list_problems()`, selections ("core", "quick", "full", "@convex"), "module:Class" paths or
@@ -50,8 +52,9 @@ def compare(
         quick: Stop tuning runs at their confirmed hit; default False: tune at full length, which gives the curve of
             the learning rate too.
         ruleset: "lr" (default): the learning rate is tuned, everything else is the optimizer's default; "default":
-            nothing is tuned; "search": 16 points in the optimizer's space.
+            nothing is tuned; "search": as many points in the space of every optimizer.
         seeds: Number of evaluation seeds (100, 101, ...); default 3.
+        trials: Number of points of the ruleset "search"; default 16.
         schedule: Of the learning rate: "auto" (default, each problem's own), or for all "constant", "linear" or what
             `optzoo schedule preview` takes, such as "wsd,warmup=0.1".
         jobs: Worker processes of one thread each; default 2. Results do not depend on it, times may. With more than
@@ -83,10 +86,10 @@ def compare(
     from .schedule import check_schedule
     from .study import Task
 
-    for name, count in (("seeds", 1 if seeds is None else seeds), ("jobs", jobs)):
-        if count < 1:
+    for name, count in (("seeds", seeds), ("trials", trials), ("jobs", jobs)):
+        if count is not None and count < 1:
             raise UsageError(f"{name} must be at least 1, not {count}")
-    protocol = make_protocol(quick, seeds, ruleset, schedule)
+    protocol = make_protocol(quick, seeds, ruleset, schedule, trials)
     default = "quick" if quick else "core"
     selected = select_problems([problems] if isinstance(problems, str) else problems or [default])
     check_schedule(schedule, selected)

@@ -22,6 +22,16 @@ from .errors import UsageError, unknown_name
 
 Factory = Callable[..., Optimizer]
 
+BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
+    "sgd": ("torch.optim:SGD", {"lr": 0.1}),
+    "sgdm": ("torch.optim:SGD", {"lr": 0.1, "momentum": 0.9}),
+    "nesterov": ("torch.optim:SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}),
+    "nadamw": ("torch.optim:NAdam", {"decoupled_weight_decay": True}),
+    "rmsprop": ("torch.optim:RMSprop", {}),
+    "adagrad": ("torch.optim:Adagrad", {}),
+}
+"""torch.optim's classics under short names, to compare with; SGD about lr 0.1, torch's default of 1e-3 is far off."""
+
 CENTRE = 1e-3  # of the grid of a function that has no default for lr; torch.optim.Adam's
 
 
@@ -77,7 +87,7 @@ def registered() -> list[str]:
 def get_candidate(
     optimizer: str | Factory, name: str | None = None, options: Mapping[str, Any] | None = None
 ) -> Candidate:
-    """The candidate of a registry name, a "module:Class" path, a class, or a function of (parameters, lr).
+    """The candidate of a registry name, a baseline, a "module:Class" path, a class, or a function of (parameters, lr).
 
     Args:
         optimizer: What makes the optimizer.
@@ -87,6 +97,9 @@ def get_candidate(
     Raises:
         UsageError: There is no such optimizer or option, or it has no positive default lr to centre the grid on.
     """
+    if isinstance(optimizer, str) and optimizer in BASELINES:
+        path, fixed = BASELINES[optimizer]
+        return get_candidate(path, name or optimizer, {**fixed, **(options or {})})
     source = optimizer if isinstance(optimizer, str) else _path(optimizer)
     factory = _factory(source)
     known = options_of(source)
@@ -183,7 +196,7 @@ def _factory(source: str | Factory) -> Factory:
     from optzoo.optimizers import optimizer_info
 
     if source not in registered():
-        raise unknown_name("optimizer", source, registered())
+        raise unknown_name("optimizer", source, [*registered(), *BASELINES])
     return optimizer_info(source).optimizer_class
 
 

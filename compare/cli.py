@@ -98,7 +98,11 @@ def _run(parser: argparse.ArgumentParser) -> None:
     size.add_argument("--quick", action="store_true", help="five problems; tuning runs end as soon as they are decided")
     size.add_argument("--full", action="store_true", help="all scored problems, 5 seeds")
     parser.add_argument(
-        "-o", "--optimizers", type=names, metavar="NAMES", help="comma-separated; registry names or module:Class"
+        "-o",
+        "--optimizers",
+        type=names,
+        metavar="NAMES",
+        help="comma-separated; names of `list optimizers` or module:Class",
     )
     parser.add_argument(
         "-p",
@@ -109,6 +113,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ruleset", metavar="NAME", help="default (nothing is tuned), lr (the default) or search")
     parser.add_argument("--seeds", type=int, metavar="N", help="evaluation seeds (default: 3; 5 if full)")
+    parser.add_argument("--trials", type=int, metavar="N", help="points of the ruleset search (default: 16)")
     parser.add_argument(
         "--schedule",
         metavar="NAME",

@@ -20,6 +20,7 @@ RUN: dict[str, Any] = {
     "full": False,
     "ruleset": "lr",
     "seeds": None,
+    "trials": None,
     "schedule": "auto",
     "jobs": 2,
     "out": "runs/compare",
@@ -80,11 +81,16 @@ def list_(what: str | None, tags: bool) -> int:
     if what in (None, "optimizers"):
         from optzoo.optimizers import list_optimizers, optimizer_info
 
-        width = max(map(len, list_optimizers()))
+        from .candidates import BASELINES
+
+        width = max(map(len, [*list_optimizers(), *BASELINES]))
         for name in list_optimizers():
             info = optimizer_info(name)
             lr = info.defaults["lr"]
             print(f"{name:<{width}}  lr {'own' if lr is None else f'{lr:g}':<8} {info.description}")
+        for name, (path, options) in BASELINES.items():
+            given = ", ".join(f"{option}={value}" for option, value in options.items())
+            print(f"{name:<{width}}  to compare with: {path.replace(':', '.')}({given})")
     return 0
 
 
@@ -202,7 +208,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     for name, value in document.items():
         if name not in RUN:
             raise unknown_name("option", str(name), RUN)
-        expected = type(RUN[name]) if RUN[name] is not None else {"seeds": int, "json": str}.get(name)
+        expected = type(RUN[name]) if RUN[name] is not None else {"seeds": int, "trials": int, "json": str}.get(name)
         if value is not None and expected and not isinstance(value, expected):
             raise UsageError(f"--config: {name} must be {expected.__name__}, not {value!r}")
     return document

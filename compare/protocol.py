@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 from typing import Protocol as Interface
 
-from .errors import unknown_name
+from .errors import UsageError, unknown_name
 from .results import MISS, Stage, Trial
 
 Ruleset = Literal["default", "lr", "search"]
@@ -22,6 +22,7 @@ Hyperparameters = dict[str, Any]
 LATE = 2  # times the steps of the best
 SECONDS = 30.0  # CPU time a run may take
 FIRST_SEED = 100  # of the evaluation
+TRIALS = 16  # of the ruleset "search"
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Protocol:
     side: int = 3  # points of the grid on either side of the optimizer's default lr
     extensions: int = 4  # grid points that may be added while the best is at an end
     retested: int = 3  # settings that are re-tested
-    points: int = 16  # of the ruleset "search"
+    trials: int = TRIALS  # points of the ruleset "search"
     schedule: str = "auto"  # of the learning rate: the problem's own, or one for all
     seconds: float = SECONDS
 
@@ -74,7 +75,7 @@ class Protocol:
                 f"{10**self.decades:.3g} apart, on tuning seed {screening}"
             )
         else:
-            screened = f"what its space declares: {self.points} Sobol points on tuning seed {screening}"
+            screened = f"what its space declares: {self.trials} Sobol points on tuning seed {screening}"
         if not retesting:
             return f"{screened}, each {length}; chosen by steps to the target, then by the last metric."
         return (
@@ -88,16 +89,20 @@ QUICK: dict[str, Any] = dict(stop_at_hit=True, tuning_seeds=(0,), decades=1.0, s
 """What the quick protocol changes: fewer runs, and shorter ones."""
 
 
-def make_protocol(quick: bool, seeds: int | None = None, ruleset: str = "lr", schedule: str = "auto") -> Protocol:
+def make_protocol(
+    quick: bool, seeds: int | None = None, ruleset: str = "lr", schedule: str = "auto", trials: int | None = None
+) -> Protocol:
     """The quick protocol walks in larger steps, stops screening runs that are decided, and re-tests nothing."""
     if ruleset not in RULESETS:
         raise unknown_name("ruleset", ruleset, RULESETS)
+    if trials is not None and ruleset != "search":
+        raise UsageError(f"trials={trials} is for ruleset 'search', not {ruleset!r}; leave it out")
     return Protocol(
         ruleset=ruleset,
         **(QUICK if quick else {}),
         evaluation_seeds=tuple(range(FIRST_SEED, FIRST_SEED + (seeds or 3))),
         schedule=schedule,
-        seconds=SECONDS,
+        trials=TRIALS if trials is None else trials,
     )
 
 

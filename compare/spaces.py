@@ -24,7 +24,7 @@ class Interval(NamedTuple):
         return self.low + (self.high - self.low) * fraction
 
 
-LR_DECADES = 1.5  # on either side of the default, the span of the ruleset "lr"
+DECADES_DOWN, DECADES_UP = 1.5, 2.5  # of lr about its default, which is meant for large models and small here
 FROM_ONE: dict[str, Interval] = {"momentum": Interval(0.01, 1.0)}  # of 1 - value; "betas" are found from their default
 BETA_DECADES = 1.0  # of 1 - β on either side of the default, and at most 0.5
 OWN: dict[str, Interval] = {
@@ -42,7 +42,7 @@ def space_of(candidate: Candidate) -> dict[str, Interval]:
     An optimizer declares its own with a class attribute `search_space`, {name: (low, high, logarithmic)}. Of a tuple
     such as betas the entries are "betas.0", "betas.1"; of β and of the momentum the interval is that of 1 - β.
     """
-    lr = Interval(candidate.default_lr * 10**-LR_DECADES, candidate.default_lr * 10**LR_DECADES)
+    lr = Interval(candidate.default_lr * 10**-DECADES_DOWN, candidate.default_lr * 10**DECADES_UP)
     declared = getattr(candidate.factory, "search_space", None)
     if declared is not None:
         return {"lr": lr, **{name: Interval(*interval) for name, interval in declared.items()}}
@@ -52,7 +52,8 @@ def space_of(candidate: Candidate) -> dict[str, Interval]:
         for index, beta in enumerate(betas):
             gap = 1 - beta
             space[f"betas.{index}"] = Interval(gap * 10**-BETA_DECADES, min(gap * 10**BETA_DECADES, 0.5))
-    space.update({name: interval for name, interval in (FROM_ONE | OWN).items() if name in defaults})
+    space.update({name: interval for name, interval in OWN.items() if name in defaults})
+    space.update({name: interval for name, interval in FROM_ONE.items() if defaults.get(name)})  # 0 is to have none
     if "alpha" in space and defaults["alpha"] > 1:
         space["alpha"] = ADEMAMIX_ALPHA
     return space

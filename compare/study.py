@@ -75,7 +75,7 @@ def run_study(task: Task, known: Mapping[str, Trial], report: Report) -> Study:
     chosen: dict[str, Any] = {}
     failure = None
     try:
-        searched = points(candidate, protocol.points) if protocol.ruleset == "search" else ()
+        searched = points(candidate, protocol.trials) if protocol.ruleset == "search" else ()
         seeds = max(problem.evaluation_seeds, len(protocol.evaluation_seeds))
         chosen, _ = study(run, candidate.default_lr, protocol.with_seeds(seeds), candidate.untuned, searched)
     except GivenUpError as reason:
