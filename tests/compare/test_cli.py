@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from optzoo.compare import UsageError, compare, list_problems
+from optzoo.compare.candidates import BASELINES
 from optzoo.compare.cli import main
 from optzoo.optimizers import list_optimizers
 
@@ -249,7 +250,7 @@ def test_list(capsys):
     assert [line.split()[0] for line in lines] == list_problems()
     assert all(line.endswith("]") for line in lines)
     assert main(["compare", "list", "optimizers"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list_optimizers()
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [*list_optimizers(), *BASELINES]
 
 
 def test_python_errors_are_value_errors():

@@ -12,7 +12,6 @@ from optzoo.compare.problem import Problem
 from optzoo.compare.problems import PROBLEMS
 from optzoo.compare.results import MISS, Trial
 from optzoo.compare.runner import Request, train
-from optzoo.compare.spaces import points, space_of
 from optzoo.compare.store import key_of
 from optzoo.optimizers import list_optimizers, optimizer_info
 
@@ -236,30 +235,6 @@ def test_an_edited_optimizer_is_another(tmp_path, monkeypatch):
     importlib.invalidate_caches()
     assert get_candidate("edited_by_a_user:Edited").version != first
     assert get_candidate("adamw").version.startswith("0.")
-
-
-def test_points_of_a_search_are_the_same_every_time_and_in_the_space():
-    adamw = get_candidate("adamw")
-    space = space_of(adamw)
-    assert list(space) == ["lr", "betas.0", "betas.1"]
-    first, again = points(adamw, 16), points(adamw, 16)
-    assert first == again
-    assert len(first) == 16
-    for point in first:
-        assert 1e-3 * 10**-1.5 <= point["lr"] <= 1e-3 * 10**1.5 * (1 + 1e-5)
-        assert 0.5 <= point["betas"][0] <= 0.99
-        assert 0.99 <= point["betas"][1] <= 0.9999
-    halves = sum(point["lr"] < 1e-3 for point in first)
-    assert halves == 8  # Sobol points are even: half of them in each half
-    sgd = get_candidate("torch.optim:SGD")
-    assert all(0 <= point["momentum"] <= 0.99 for point in points(sgd, 16))
-
-
-@pytest.mark.parametrize("name", list_optimizers())
-def test_every_point_of_every_registered_optimizer_can_be_built(name: str):
-    candidate = get_candidate(name)
-    for point in points(candidate, 16):
-        candidate.build([torch.zeros(3, 2, requires_grad=True)], point)
 
 
 def test_state_bytes_are_exact():
