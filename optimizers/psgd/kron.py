@@ -78,9 +78,9 @@ def first_scale(h: Tensor, v: Tensor | None, damping: Number) -> Tensor:
 def direct(
     factors: Sequence[Tensor], x: Tensor, clip: Sequence[Number] | None, *, geometry: str, products: bool
 ) -> Tensor:
-    """P(X), clipped, and 0 where X is not finite. products: the factors are those of P."""
+    """P(X) in float32 at least, clipped, and 0 where X is not finite. products: the factors are those of P."""
     u = apply_merged(factors, x) if products else precondition(factors, x, GEOMETRIES[geometry])
-    return chosen(largest(x).isfinite(), clipped(u, clip), 0.0)
+    return chosen(largest(x).isfinite(), clipped(u.to(torch.promote_types(u.dtype, torch.float32)), clip), 0.0)
 
 
 def chosen(flags: Tensor, new: Tensor, old: Tensor | float) -> Tensor:
@@ -96,9 +96,9 @@ def clipped(u: Tensor, clip: Sequence[Number] | None) -> Tensor:
         return u
     rms, entry = clip
     limits: Any = (-entry, entry)  # which torch's annotations want to be Tensors
-    norm: Tensor = torch.linalg.vector_norm(u.flatten(1), dim=1, dtype=torch.promote_types(u.dtype, torch.float32))
+    norm: Tensor = torch.linalg.vector_norm(u.flatten(1), dim=1)
     factor = (rms * u[0].numel() ** 0.5 / norm).clamp(max=1.0)
-    return (u * per_entry(factor, u).to(u.dtype)).clamp_(*limits)
+    return (u * per_entry(factor, u)).clamp_(*limits)
 
 
 def precondition(factors: Sequence[Tensor], x: Tensor, geometry: Geometry) -> Tensor:
