@@ -40,7 +40,7 @@ def evidence(comparison: Comparison, problem: str) -> dict[str, Any]:
         "target": str(definition.target),
         "best": best.optimizer,
         "hyperparameters": best.chosen,
-        "reached": f"{sum(map(math.isfinite, best.hits))}/{len(best.hits)}",
+        "reached": f"{best.hits}/{len(best.evaluations)}",
         "steps": steps(best),
         "metric_at_half": statistics.median(metric_at_half(best, definition.budget)),
         "threshold": statistics.median(trial.target for trial in best.evaluations),
