@@ -68,8 +68,8 @@ def compare(
 
     Raises:
         UsageError: An unknown name (the message offers the nearest), an optimizer without default lr, a count below
-            one, a problem named whose optional dependency is missing, or a folder that cannot be used. What an optimizer or a problem itself raises is
-            recorded in its study instead, as a miss.
+            one, a problem named whose optional dependency is missing, or a folder that cannot be used. What an
+            optimizer or a problem itself raises is recorded in its study instead, as a miss.
 
     Example::
 

