@@ -48,7 +48,8 @@ def compare(
             functions of (parameters, lr), or {"class_path": ..., "init_args": {...}}; as the values of a mapping they
             have names of their own. Default all registered.
         problems: Names of `list_problems()`, selections ("core", "quick", "full", "@convex"), "module:Class" paths or
-            classes. Default "core", or "quick" if `quick`.
+            classes. Default "core", or "quick" if `quick`. A selection leaves out what lacks an optional dependency,
+            with a line on standard error.
         quick: Stop tuning runs at their confirmed hit; default False: tune at full length, which gives the curve of
             the learning rate too.
         ruleset: "lr" (default): the learning rate is tuned, everything else is the optimizer's default; "default":
@@ -70,8 +71,8 @@ def compare(
 
     Raises:
         UsageError: An unknown name (the message offers the nearest), an optimizer without default lr, a count below
-            one, scikit-learn missing, or a folder that cannot be used. What an optimizer or a problem itself raises is
-            recorded in its study instead, as a miss.
+            one, a problem named whose optional dependency is missing, or a folder that cannot be used. What an
+            optimizer or a problem itself raises is recorded in its study instead, as a miss.
 
     Example::
 

@@ -45,7 +45,7 @@ def run(config: str | None = None, print_config: bool = False, **typed: Any) -> 
     require("rich", "rich")  # before the work, not after it
     json, full, tensorboard = options.pop("json"), options.pop("full"), options.pop("tensorboard")
     if tensorboard:
-        require("tensorboard", "tensorboard")
+        require("tensorboard", "tensorboard", "optzoo[tensorboard]")
     if json and not Path(json).parent.is_dir():
         raise UsageError(f"--json: there is no folder {str(Path(json).parent)!r}")
     if full:

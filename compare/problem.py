@@ -60,7 +60,7 @@ class Problem(ABC):
     metric_name: ClassVar[str] = "metric"
     target: ClassVar[Target]
     run_seconds: ClassVar[float] = 1.0  # rough cost of one full run; the pool starts the longest studies first
-    requires: ClassVar[tuple[tuple[str, str], ...]] = ()  # optional dependencies: (module, package)
+    requires: ClassVar[tuple[tuple[str, str, str], ...]] = ()  # optional: (module, package, what to install it by)
     vectors_only: ClassVar[bool] = False  # no parameter is a matrix: optimizers for matrices fall back on another rule
     evaluation_seeds: ClassVar[int] = 0  # at least so many, where what counts is the share of them that succeed
     picture: ClassVar[Picture | None] = None  # of problems with two variables

@@ -22,7 +22,7 @@ def write_tensorboard(comparison: Comparison, folder: str | Path) -> None:
     Raises:
         UsageError: tensorboard is missing.
     """
-    require("tensorboard", "tensorboard")
+    require("tensorboard", "tensorboard", "optzoo[tensorboard]")
     for study in comparison.studies:
         for trial in study.evaluations:
             _write(study, trial, Path(folder) / study.problem / study.optimizer / f"seed{trial.seed}")

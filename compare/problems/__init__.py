@@ -1,6 +1,7 @@
 """The bundled problems, by name and by selection; and a user's own, by import path."""
 
 import importlib
+import logging
 from collections.abc import Iterable
 
 from ..errors import UsageError, require, unknown_name
@@ -8,6 +9,7 @@ from ..problem import Problem, Target
 from .convex import CONVEX
 from .digits import DIGITS, DigitsMLP
 from .matrix import MATRIX
+from .names import NamesLM
 from .real import REAL
 from .surfaces import SURFACES, Rosenbrock
 from .traps import TRAPS
@@ -15,16 +17,21 @@ from .traps import TRAPS
 __all__ = ["PROBLEMS", "SELECTIONS", "DigitsMLP", "Problem", "Rosenbrock", "Target", "get_problem", "select_problems"]
 
 PROBLEMS: dict[str, type[Problem]] = {
-    problem.name: problem for problem in (*SURFACES, *CONVEX, *MATRIX, *DIGITS, *REAL, *TRAPS)
+    problem.name: problem for problem in (*SURFACES, *CONVEX, *MATRIX, *DIGITS, *REAL, NamesLM, *TRAPS)
 }
 """Every bundled problem."""
 
 SELECTIONS = ("core", "quick", "full")
 """Tags that select problems without an "@" before them."""
 
+logger = logging.getLogger(__name__)
+
 
 def select_problems(items: Iterable[str | type[Problem]]) -> list[type[Problem]]:
     """The problems of names, import paths, classes and selections, each once, in order.
+
+    A selection has the problems that can run here: one whose optional dependency is missing is left out, and a warning
+    is logged (unless logging is configured otherwise, a line on standard error) that says which, and what to install.
 
     Args:
         items: Each "core", "quick" or "full"; "@" and a family or tag, such as "@convex"; or what `get_problem` takes.
@@ -58,8 +65,8 @@ def get_problem(item: str | type[Problem]) -> type[Problem]:
         problem = PROBLEMS[item]
     else:
         problem = _checked(_import(item) if isinstance(item, str) else item)
-    for module, package in problem.requires:
-        require(module, package)
+    for dependency in problem.requires:
+        require(*dependency)
     return problem
 
 
@@ -67,7 +74,15 @@ def _tagged(tag: str) -> list[type[Problem]]:
     found = [problem for problem in PROBLEMS.values() if tag in {problem.family, *problem.tags}]
     if not found:
         raise unknown_name("selection of problems", tag, {p.family for p in PROBLEMS.values()}.union(*_tags()))
-    return [get_problem(problem.name) for problem in found]
+    runnable, left_out = [], dict[str, list[str]]()
+    for problem in found:
+        try:
+            runnable.append(get_problem(problem.name))
+        except UsageError as missing:
+            left_out.setdefault(str(missing), []).append(problem.name)
+    for reason, names in left_out.items():
+        logger.warning("optzoo: %s without %s: %s", tag, ", ".join(names), reason)
+    return runnable
 
 
 def _tags() -> list[frozenset[str]]:

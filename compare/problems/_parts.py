@@ -9,6 +9,8 @@ from torch import Tensor
 
 Model = TypeVar("Model")
 
+SKLEARN = (("sklearn", "scikit-learn", "optzoo[compare]"),)
+
 
 def fixed_generator(name: str) -> torch.Generator:
     """For what belongs to a problem and not to a run: data, rotations."""

@@ -9,9 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, softplus
 
 from ..problem import Problem, Target
-from ._parts import epochs_of_batches, fixed_generator, logspace, rotation
-
-SKLEARN = (("sklearn", "scikit-learn"),)
+from ._parts import SKLEARN, epochs_of_batches, fixed_generator, logspace, rotation
 
 
 class Quadratic(Problem):

