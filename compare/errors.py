@@ -18,7 +18,7 @@ def unknown_name(kind: str, name: str, valid: Iterable[str]) -> UsageError:
     return UsageError(f"unknown {kind} {name!r}; {hint}")
 
 
-def require(module: str, package: str) -> None:
+def require(module: str, package: str, extra: str = "compare") -> None:
     """Check, without paying for the import, that an optional dependency is installed."""
     if importlib.util.find_spec(module) is None:
-        raise UsageError(f'{package} is not installed; run: pip install "optzoo[compare]"')
+        raise UsageError(f'{package} is not installed; run: pip install "optzoo[{extra}]"')
