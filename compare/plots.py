@@ -19,7 +19,7 @@ SUFFIXES = (".svg", ".png")
 WIDTH, HEIGHT = 3.6, 2.7  # inches of one panel
 COLUMNS = 3
 FRAMES, FRAMES_PER_SECOND = 60, 15
-LOOK = {
+LOOK: dict[Any, Any] = {
     "font.size": 8, "figure.dpi": 160, "svg.hashsalt": "optzoo", "axes.spines.top": False, "axes.spines.right": False
 }  # fmt: skip
 SURFACE = {"cmap": "Greys", "alpha": 0.5}
