@@ -126,7 +126,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", metavar="FILE", help="also write every result, with all curves, to FILE")
     parser.add_argument(
-        "--tensorboard", metavar="DIR", help="also write the evaluation runs as TensorBoard logs to DIR"
+        "--tensorboard", metavar="DIR", help="also write the evaluation runs and figures as TensorBoard logs to DIR"
     )
     parser.add_argument("--config", metavar="FILE", help="YAML with any of these options; what is typed comes first")
     parser.add_argument("--print_config", action="store_true", help="print the configuration as YAML, and stop")
@@ -178,6 +178,11 @@ def _plot(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help=".svg or .png")
 
 
+def _tensorboard(parser: argparse.ArgumentParser) -> None:
+    _add_folder(parser)
+    parser.add_argument("-o", "--output", metavar="DIR", type=Path, help="default: tensorboard in the folder")
+
+
 def _race(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("problem")
     parser.add_argument(
@@ -203,6 +208,7 @@ COMPARE = {
     "show": Verb("print the table of a results folder", _show, ".commands:show"),
     "report": Verb("write a page of HTML", _report, ".report:command"),
     "plot": Verb("draw one figure", _plot, ".plots:command"),
+    "tensorboard": Verb("write TensorBoard logs", _tensorboard, ".tensorboard:command"),
     "race": Verb("animate optimizers on a surface", _race, ".race:command"),
     "sweep": Verb("learning rates of one optimizer on one problem", _sweep, ".commands:sweep"),
     "invariances": Verb("what an optimizer does not depend on", _add_optimizers, ".invariances:command"),

@@ -12,6 +12,7 @@ from typing import Any
 from .api import compare
 from .errors import UsageError, require, unknown_name
 from .results import MISS, Comparison
+from .tensorboard import check_installed, write_tensorboard
 
 RUN: dict[str, Any] = {
     "optimizers": None,
@@ -45,7 +46,7 @@ def run(config: str | None = None, print_config: bool = False, **typed: Any) -> 
     require("rich", "rich")  # before the work, not after it
     json, full, tensorboard = options.pop("json"), options.pop("full"), options.pop("tensorboard")
     if tensorboard:
-        require("tensorboard", "tensorboard", "optzoo[tensorboard]")
+        check_installed()
     if json and not Path(json).parent.is_dir():
         raise UsageError(f"--json: there is no folder {str(Path(json).parent)!r}")
     if full:
@@ -62,8 +63,6 @@ def run(config: str | None = None, print_config: bool = False, **typed: Any) -> 
     if json:
         result.to_json(json)
     if tensorboard:
-        from .tensorboard import write_tensorboard
-
         write_tensorboard(result, tensorboard)
         print(f"to look at: tensorboard --logdir {tensorboard}")
     return 1 if any(_failed(result)) else 0

@@ -19,7 +19,14 @@ SUFFIXES = (".svg", ".png")
 WIDTH, HEIGHT = 3.6, 2.7  # inches of one panel
 COLUMNS = 3
 FRAMES, FRAMES_PER_SECOND = 60, 15
+LOOK: dict[Any, Any] = {
+    "font.size": 8, "figure.dpi": 160, "svg.hashsalt": "optzoo", "axes.spines.top": False, "axes.spines.right": False
+}  # fmt: skip
 SURFACE = {"cmap": "Greys", "alpha": 0.5}
+
+
+class NothingToDrawError(UsageError):
+    """No run of the comparison has what the figure shows."""
 
 
 def command(folder: Path, figure: str, output: Path | None) -> int:
@@ -54,10 +61,10 @@ def write_plot(comparison: Comparison, figure: str, path: str | Path) -> None:
     require("matplotlib", "matplotlib")
     from matplotlib import rc_context
 
-    with rc_context({"font.size": 8, "svg.hashsalt": "optzoo", "axes.spines.top": False, "axes.spines.right": False}):
+    with rc_context(LOOK):
         drawn = FIGURES[figure](comparison)
         metadata = {"Date": None} if path.suffix == ".svg" else {}
-        drawn.savefig(path, dpi=160, bbox_inches="tight", metadata=metadata)
+        drawn.savefig(path, bbox_inches="tight", metadata=metadata)
 
 
 def write_gif(race: Race, path: str | Path) -> None:
@@ -193,7 +200,7 @@ FIGURES: dict[str, Callable[[Comparison], Any]] = {
 def _panels(count: int, scale: float = 1.0) -> tuple[Any, Sequence[Any]]:
     """A figure with so many axes, on a canvas that needs no screen."""
     if not count:
-        raise UsageError("there is nothing to draw: no run of this comparison has what the figure shows")
+        raise NothingToDrawError("there is nothing to draw: no run of this comparison has what the figure shows")
     from matplotlib.figure import Figure
 
     columns = min(count, COLUMNS)

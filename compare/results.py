@@ -29,6 +29,15 @@ class Evaluation(NamedTuple):
     gradients: int = 0  # gradient evaluations so far; one a step, unless the optimizer asks for more
 
 
+class Update(NamedTuple):
+    """A step of the optimizer, looked at; the runner looks at those that an evaluation run is evaluated after."""
+
+    step: int  # as in `Evaluation`: how many steps have been made with it
+    loss: float  # whose gradient it used, the mini-batch's; of the parameters before it
+    lr: float | None  # of the first parameter group, after the schedule; None where the optimizer finds its own
+    norm: float  # ‖θ after − θ before‖₂ over all parameters
+
+
 def first_hit(curve: Sequence[Evaluation], target: float) -> Evaluation | None:
     """The first evaluation at or below the target that the next one confirms; None for a miss.
 
@@ -74,6 +83,7 @@ class Trial:
     state_bytes: int  # of all tensors in the optimizer's state
     failure: str | None = None  # why it could not go on to its end; None too for a run that diverged
     limit: int | None = None  # steps after which a tuning run stopped, since others had hit by then
+    updates: tuple[Update, ...] = ()  # of an evaluation run, one for each evaluation after the first
     clock: Clock | None = field(default=None, compare=False)
 
     @property
@@ -275,12 +285,18 @@ class Comparison:
 
     def to_json(self, path: str | Path) -> None:
         """Write everything, every curve of every trial included, as strict JSON: infinity and nan become null."""
-        document = {"schema": 2, **asdict(self), "lints": self.lints()}
+        document = {"schema": 3, **asdict(self), "lints": self.lints()}
         for study, entry in zip(self.studies, document["studies"], strict=True):
             entry.update(hit=study.hit, hits=study.hits, final=study.final, grid=study.grid)
             for trial, row in zip(study.trials, entry["trials"], strict=True):
                 row.update(hit=trial.hit, final=trial.final, lost=trial.lost)
         Path(path).write_text(json.dumps(finite(document), allow_nan=False) + "\n", encoding="utf-8")
+
+    def to_tensorboard(self, folder: str | Path) -> None:
+        """Write the evaluation runs and the figures as TensorBoard logs; see `tensorboard.write_tensorboard`."""
+        from .tensorboard import write_tensorboard
+
+        write_tensorboard(self, folder)
 
     @staticmethod
     def _least(study: Study, what: str) -> float:

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from .candidates import Candidate
 from .problem import Problem
-from .results import Clock, Evaluation, Stage, Trial, first_hit, has_diverged
+from .results import Clock, Evaluation, Stage, Trial, Update, first_hit, has_diverged
 from .schedule import canonical, lr_factors
 from .store import Identity, key_of
 
@@ -106,8 +106,8 @@ class Driver:
         closure = inspect.signature(self.optimizer.step).parameters.get("closure")
         self._needs_closure = closure is not None and closure.default is closure.empty
 
-    def step(self) -> None:
-        """Data, forward, backward and update, on the clock of the CPU."""
+    def step(self, losses: list[Tensor] | None = None) -> None:
+        """Data, forward, backward and update, on the clock of the CPU; the first loss is put into `losses`."""
         if self._factor is not None:
             factor = self._factor(self._step)
             for group, lr in zip(self.optimizer.param_groups, self._base_lrs, strict=True):
@@ -127,6 +127,8 @@ class Driver:
             self.gradients += 1
             forward += computed - started
             backward += process_time_ns() - computed
+            if losses == []:
+                losses.append(loss)
             return loss
 
         started = process_time_ns()
@@ -140,6 +142,24 @@ class Driver:
         self.backward_ns.append(backward)
         self.optimizer_ns.append(process_time_ns() - started - forward - backward)
         self._step += 1
+
+    def observed_step(self) -> Update:
+        """A step, and what it was; copying and comparing the parameters is not on its clock.
+
+        Of an optimizer with modes these are the parameters that it trains, not those that are evaluated.
+        """
+        parameters = self.problem.parameters()
+        before = _vector(parameters)
+        losses: list[Tensor] = []
+        self.step(losses)
+        change = _vector(parameters) - before
+        lr = self.optimizer.param_groups[0]["lr"]
+        return Update(
+            step=self._step,
+            loss=losses[0].item() if losses else math.nan,  # nan: it did without one
+            lr=None if lr is None else float(lr),
+            norm=torch.linalg.vector_norm(change).item(),
+        )
 
     def evaluate(self) -> Evaluation:
         switch_mode(self.optimizer, "eval")
@@ -167,11 +187,16 @@ def _train(request: Request, started: float) -> Trial:
     driver = Driver(request)
     problem, optimizer = driver.problem, driver.optimizer
     curve = [driver.evaluate()]
+    updates = []
     target = problem.target.threshold(curve[0].metric)
     failure = None
     for step in range(1, problem.budget + 1):
-        driver.step()
-        if step % problem.eval_every == 0 or step == problem.budget:
+        evaluated = step % problem.eval_every == 0 or step == problem.budget
+        if evaluated and request.stage == "evaluate":
+            updates.append(driver.observed_step())
+        else:
+            driver.step()
+        if evaluated:
             curve.append(driver.evaluate())
             if has_diverged(curve) or (request.stop_at_hit and first_hit(curve[-2:], target)):
                 break
@@ -195,6 +220,7 @@ def _train(request: Request, started: float) -> Trial:
         state_bytes=tensor_bytes(optimizer.state.values()),
         failure=failure,
         limit=request.limit,
+        updates=tuple(updates),
         clock=Clock(
             step_us=statistics.median(steps) / 1e3,
             optimizer_us=statistics.median(driver.optimizer_ns) / 1e3,
@@ -203,6 +229,12 @@ def _train(request: Request, started: float) -> Trial:
             machine=processor(),
         ),
     )
+
+
+def _vector(tensors: Iterable[Tensor]) -> Tensor:
+    """A copy of all of them, one after the other, in double precision."""
+    vector = torch.cat([tensor.detach().cpu().flatten() for tensor in tensors])
+    return vector.to(torch.promote_types(vector.dtype, torch.float64))
 
 
 def switch_mode(optimizer: Optimizer, mode: str) -> None:

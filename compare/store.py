@@ -2,7 +2,7 @@
 
 A folder holds what its trials computed, the same bytes for the same request on the same machine:
 
-    store.json       {"format": 1, "optzoo": "0.1.0", "torch": "2.13.0"}: the versions its trials were made with
+    store.json       {"format": 2, "optzoo": "0.1.0", "torch": "2.13.0"}: the versions its trials were made with
     trials.jsonl     one trial per line, appended as it ends; sorted by identity when a run completes
     comparison.json  the latest completed run: "problems", "optimizers", "protocol", per study the keys of its trials
 
@@ -16,8 +16,9 @@ A line of trials.jsonl is {"key": ..., "id": ..., "result": ...}:
     id      problem, problem_version; optimizer ("module.Class"), optimizer_version (of its package, with a hash of the
             source); hyperparameters (what the protocol sets); seed; schedule; stage; stop_at_hit; limit; torch
     key     sha256 of the id as JSON with sorted keys and no spaces
-    result  target, curve ([[step, metric, gradient evaluations], ...]; null for a metric that is not finite), extra,
-            parameters, state_bytes, failure (null, or why the run could not go on)
+    result  target, curve ([[step, metric, gradient evaluations], ...]; null for a metric that is not finite), updates
+            (of an evaluation run [[step, loss, lr, norm], ...], see `results.Update`), extra, parameters, state_bytes,
+            failure (null, or why the run could not go on)
 
 A key that is there is never computed again, so a run that was interrupted goes on, one more optimizer costs its own
 trials alone, and runs of different protocols share a folder and whatever they have in common. `load` reads a folder.
@@ -36,9 +37,9 @@ from types import TracebackType
 from typing import IO, Any, NamedTuple
 
 from .errors import UsageError
-from .results import Clock, Comparison, Evaluation, ProblemInfo, StepTime, Study, Trial, finite
+from .results import Clock, Comparison, Evaluation, ProblemInfo, StepTime, Study, Trial, Update, finite
 
-FORMAT = 1
+FORMAT = 2
 Identity = dict[str, Any]
 
 
@@ -232,7 +233,7 @@ def _study(entry: dict[str, Any], trials: dict[str, Trial]) -> Study:
 
 
 def _result(trial: Trial) -> dict[str, Any]:
-    names = ("target", "curve", "extra", "parameters", "state_bytes", "failure")
+    names = ("target", "curve", "updates", "extra", "parameters", "state_bytes", "failure")
     return {name: getattr(trial, name) for name in names}
 
 
@@ -243,12 +244,13 @@ def _clock_line(key: str, clock: Clock) -> str:
 def _trial(record: dict[str, Any], clock: Clock | None) -> Trial:
     identity, result = record["id"], record["result"]
     curve = tuple(Evaluation(step, _number(metric), gradients) for step, metric, gradients in result["curve"])
+    updates = tuple(Update(step, _number(loss), lr, _number(norm)) for step, loss, lr, norm in result["updates"])
     extra = {name: _number(value) for name, value in result["extra"].items()}
     return Trial(
         key=record["key"],
         clock=clock,
         **{name: identity[name] for name in ("stage", "hyperparameters", "seed", "limit")},
-        **{**result, "curve": curve, "target": _number(result["target"]), "extra": extra},
+        **{**result, "curve": curve, "updates": updates, "target": _number(result["target"]), "extra": extra},
     )
 
 

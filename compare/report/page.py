@@ -294,6 +294,8 @@ def _archive(comparison: Comparison) -> str:
         path = Path(folder) / "comparison.json"
         comparison.to_json(path)
         document = json.loads(path.read_text(encoding="utf-8"))
+    for trial in (trial for study in document["studies"] for trial in study["trials"]):
+        del trial["updates"]  # no figure here shows them, and they would be half of the numbers
     return _packed(json.dumps(_rounded(document, digits=6), separators=(",", ":"), allow_nan=False))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import os
 import re
@@ -86,6 +88,10 @@ def test_holds_all_results(make: Any, tmp_path: Path) -> None:
     )
     (data,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', page, re.S)
     assert len(json.loads(data)["trials"]) == 2 * (3 + 1)
+    (packed,) = re.findall(r'<script id="archive"[^>]*>(.*?)</script>', page, re.S)
+    trials = json.loads(gzip.decompress(base64.b64decode(packed)))["studies"][0]["trials"]
+    assert trials[-1]["curve"] == [[0, 9, 0], [10, 5, 20], [20, 0.5, 40], [30, 0.5, 60]]
+    assert "updates" not in trials[-1]  # nothing in the page shows them
 
 
 def test_same_comparison_same_bytes(make: Any, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from optzoo.compare.results import MISS, Evaluation, StepTime, first_hit, has_diverged
+from optzoo.compare.results import MISS, Evaluation, StepTime, Update, first_hit, has_diverged
 
 NAN = math.nan
 
@@ -89,7 +89,10 @@ def test_equality_ignores_the_clock_and_nothing_else(make):
 
 
 def test_json_is_strict_and_complete(make, tmp_path):
-    comparison = make.comparison(make.study([9, 0.5, 0.5], [9, 9, NAN]))
+    study = make.study([9, 0.5, 0.5], [9, 9, NAN])
+    *others, last = study.trials
+    last = dataclasses.replace(last, updates=(Update(10, 2.0, 0.1, 0.5), Update(20, NAN, None, NAN)))
+    comparison = make.comparison(dataclasses.replace(study, trials=(*others, last)))
     path = tmp_path / "comparison.json"
     comparison.to_json(path)
     document = json.loads(path.read_text(), parse_constant=pytest.fail)  # fails on NaN and Infinity
@@ -98,4 +101,5 @@ def test_json_is_strict_and_complete(make, tmp_path):
     hit, diverged = study["trials"][-2:]
     assert (hit["hit"], hit["final"], hit["curve"]) == (10, 0.5, [[0, 9, 0], [10, 0.5, 20], [20, 0.5, 40]])
     assert (diverged["hit"], diverged["final"], diverged["curve"][-1]) == (None, None, [20, None, 40])
+    assert (hit["updates"], diverged["updates"]) == ([], [[10, 2, 0.1, 0.5], [20, None, None, None]])
     assert document["lints"] == comparison.lints()

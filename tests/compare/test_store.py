@@ -9,7 +9,7 @@ from collections import namedtuple
 import pytest
 
 from optzoo.compare import UsageError, load
-from optzoo.compare.results import StepTime
+from optzoo.compare.results import StepTime, Update
 from optzoo.compare.store import Store, key_of
 
 VERSIONS = {"optzoo": "0.1.0", "torch": "2.13.0"}
@@ -36,6 +36,8 @@ def keyed(trial):
 def comparison(make):
     study = make.study([9, 0.5, 0.5, math.nan], [9, 9, 1e-3, 0.1])
     odd = make.trial([9], seed=5, failure="raised E: é", extra={"accuracy": 0.5}, limit=30, hyperparameters={"lr": 0.1})
+    updates = (Update(10, 0.1, 1e-3 / 3, 0.25), Update(20, math.nan, None, math.nan))
+    odd = dataclasses.replace(odd, updates=updates)
     trials = tuple(keyed(trial) for trial in (*study.trials, odd))
     return make.comparison(
         dataclasses.replace(study, trials=trials), timing={"rosenbrock": {"adamw": StepTime(1.0, 2.0, 3.0)}}
@@ -136,7 +138,7 @@ def test_another_format_is_refused(comparison, tmp_path):
     write(tmp_path, comparison)
     (tmp_path / "store.json").write_text('{"format": 7}')
     for use in (lambda: load(tmp_path), lambda: Store(tmp_path, VERSIONS, PROBLEMS).__enter__()):
-        with pytest.raises(UsageError, match=r"format 7 \(here 1\)"):
+        with pytest.raises(UsageError, match=r"format 7 \(here 2\)"):
             use()
 
 
