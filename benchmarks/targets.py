@@ -1,4 +1,4 @@
-"""How hard the targets of the bundled problems are, by AlgoPerf's recipe: ``compare/problems/targets.json``.
+"""How hard the targets of the bundled problems are, by AlgoPerf's recipe: ``targets.json``.
 
     python benchmarks/targets.py [--problems full] [--trials 64] [--seeds 20] [--jobs 2] [--out runs/targets]
 
@@ -25,7 +25,7 @@ from optzoo.compare import Comparison, compare
 from optzoo.compare.problems import get_problem
 from optzoo.compare.results import Study
 
-RECORD = Path(__file__).parent.parent / "compare" / "problems" / "targets.json"
+RECORD = Path(__file__).with_suffix(".json")
 OPTIMIZERS = ("adamw", "nadamw", "nesterov", "sgdm")
 
 

@@ -103,8 +103,7 @@ class Driver:
         self._step = 0
         self._factor = None if request.own_schedule else lr_factors(request.problem, request.schedule)
         self._base_lrs = [group["lr"] for group in self.optimizer.param_groups]
-        closure = inspect.signature(self.optimizer.step).parameters.get("closure")
-        self._needs_closure = closure is not None and closure.default is closure.empty
+        self._calls_backward = closure_calls_backward(self.optimizer)
 
     def step(self, losses: list[Tensor] | None = None) -> None:
         """Data, forward, backward and update, on the clock of the CPU; the first loss is put into `losses`."""
@@ -113,7 +112,7 @@ class Driver:
             for group, lr in zip(self.optimizer.param_groups, self._base_lrs, strict=True):
                 group["lr"] = lr * factor
         forward = backward = 0
-        noise = self.problem.generator.get_state() if self._needs_closure else None
+        noise = None if self._calls_backward is None else self.problem.generator.get_state()
 
         def closure() -> Tensor:
             nonlocal forward, backward
@@ -123,8 +122,11 @@ class Driver:
             self.optimizer.zero_grad()
             loss = self.problem.loss(self._step)
             computed = process_time_ns()
-            torch.autograd.backward(loss)
-            self.gradients += 1
+            if self._calls_backward is False:
+                self.gradients += 2  # the optimizer's gradient, and its product with the Hessian, which costs another
+            else:
+                torch.autograd.backward(loss)
+                self.gradients += 1
             forward += computed - started
             backward += process_time_ns() - computed
             if losses == []:
@@ -133,7 +135,7 @@ class Driver:
 
         started = process_time_ns()
         step: Callable[..., Any] = self.optimizer.step
-        if self._needs_closure:
+        if self._calls_backward is not None:
             step(closure)
         else:
             closure()
@@ -235,6 +237,18 @@ def _vector(tensors: Iterable[Tensor]) -> Tensor:
     """A copy of all of them, one after the other, in double precision."""
     vector = torch.cat([tensor.detach().cpu().flatten() for tensor in tensors])
     return vector.to(torch.promote_types(vector.dtype, torch.float64))
+
+
+def closure_calls_backward(optimizer: Optimizer) -> bool | None:
+    """Whether the closure that `step` needs is to call backward; None: it needs none.
+
+    An optimizer can say so by an attribute of this name; if it does not, a closure without a default is an ordinary one.
+    """
+    said: bool | None = getattr(optimizer, "closure_calls_backward", None)
+    if said is not None:
+        return said
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return True if closure is not None and closure.default is closure.empty else None
 
 
 def switch_mode(optimizer: Optimizer, mode: str) -> None:

@@ -60,6 +60,12 @@ class Newton(Optimizer):
                     f"{name}: hessian must be the same in all groups, got {other['hessian']!r} and {group['hessian']!r}"
                 )
 
+    @property
+    def closure_calls_backward(self) -> bool | None:
+        """What closure a step needs: one that calls ``loss.backward()``, one that does not, or, None, no closure."""
+        method = self.param_groups[0]["hessian"]
+        return None if method is None else bool(method == "finite_difference")
+
     @torch.no_grad()
     def step(self, closure: Closure | None = None) -> Any:
         """Update every parameter that has a gradient.

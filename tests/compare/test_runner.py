@@ -14,6 +14,7 @@ from optzoo.compare.results import MISS, Trial
 from optzoo.compare.runner import Request, train
 from optzoo.compare.store import key_of
 from optzoo.optimizers import list_optimizers, optimizer_info
+from optzoo.optimizers.psgd import PSGDLRA, PSGDDense, PSGDNewton
 
 ADAMW = get_candidate("torch.optim:AdamW")
 Bowl, DigitsMLP = PROBLEMS["bowl"], PROBLEMS["digits_mlp"]
@@ -202,6 +203,18 @@ def test_gradient_evaluations_are_counted_whoever_asks_for_them():
     assert trial.curve[-1].step == 10
     assert trial.curve[-1].gradients == 10 * 20
     assert trial.curve[-1].metric < trial.curve[0].metric
+
+
+@pytest.mark.parametrize("kind", [PSGDNewton, PSGDDense, PSGDLRA])
+@pytest.mark.parametrize("hessian", ["exact", "finite_difference"])
+def test_newton_methods_have_the_closure_they_need(kind: type, hessian: str):
+    """Twenty steps all of which update the preconditioner: a gradient and a product with the Hessian each."""
+    candidate = get_candidate(kind, options={"hessian": hessian})
+    trial = run(Bowl, candidate, 0.1, limit=20)
+    assert trial.failure is None
+    assert trial.curve[-1].gradients == 2 * trial.curve[-1].step
+    assert trial.curve[-1].metric < 0.5 * trial.curve[0].metric
+    assert run(Bowl, get_candidate("psgd"), 0.1, limit=20).curve[-1].gradients == 20
 
 
 def test_the_key_changes_with_everything_that_changes_the_result_and_nothing_else():

@@ -1,6 +1,7 @@
 """What a run keeps of its steps: those of a run by hand, and nothing of it on the clock or in the results."""
 
 import math
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -61,16 +62,6 @@ class ProbingSGD(torch.optim.SGD):
             super().step()
 
 
-class Newton(PSGDNewton):
-    """Cannot do without a closure, and calls it again for the product with the Hessian."""
-
-    def __init__(self, params, lr=0.01):
-        super().__init__(params, lr=lr, hessian="finite_difference")
-
-    def step(self, closure):
-        return super().step(closure)
-
-
 def by_hand(problem: Problem, lr: float, steps: int) -> list[tuple[int, float, float, float]]:
     """(step, loss, lr, update norm) of every step of AdamW."""
     optimizer = torch.optim.AdamW(problem.parameters(), lr=lr, weight_decay=0.0)
@@ -126,9 +117,18 @@ def test_the_loss_is_the_first_that_an_optimizer_asks_for():
     losses = [ProbingSGD.latest.losses[step] for step in (9, 19, 29)]
     assert [update.loss for update in trial.updates] == [first for first, _ in losses]
     assert all(second != first for first, second in losses)
-    newton = run(DigitsMLP, get_candidate(Newton), 0.01, limit=20)
-    assert [0 < update.loss < 3 for update in newton.updates] == [True, True]
-    assert newton.curve[-1].gradients > newton.curve[-1].step
+
+
+@pytest.mark.parametrize("hessian", ["exact", "finite_difference"])
+def test_the_loss_is_that_at_the_point_stepped_from(hessian: str):
+    """Newton's method asks for another where it looks for a finite difference."""
+    trial = run(Bowl, get_candidate(PSGDNewton, options={"hessian": hessian}), 0.01, limit=8)
+    assert [update.loss for update in trial.updates] != []
+    problem = Bowl(trial.seed)
+    optimizer = PSGDNewton(problem.parameters(), lr=0.01, weight_decay=0.0)
+    losses = [optimizer.step(partial(problem.loss, step)).item() for step in range(trial.curve[-1].step)]
+    expected = [losses[update.step - 1] for update in trial.updates]
+    assert [update.loss for update in trial.updates] == pytest.approx(expected, rel=1e-4)
 
 
 def test_updates_are_of_the_parameters_that_are_trained():
