@@ -242,7 +242,7 @@ def _vector(tensors: Iterable[Tensor]) -> Tensor:
 def closure_calls_backward(optimizer: Optimizer) -> bool | None:
     """Whether the closure that `step` needs is to call backward; None: it needs none.
 
-    An optimizer can say so by an attribute of this name; if it does not, a closure without a default is an ordinary one.
+    An optimizer can say so by an attribute of this name; if it does not, a closure without default is an ordinary one.
     """
     said: bool | None = getattr(optimizer, "closure_calls_backward", None)
     if said is not None:
