@@ -89,7 +89,7 @@ def write_gif(race: Race, path: str | Path) -> None:
 
 
 def _curves(comparison: Comparison) -> Any:
-    """Median of the evaluation seeds with the band from the least to the greatest; the target is dashed."""
+    """Median of the evaluation seeds, band from least to greatest, × where a run ended; the target is dashed."""
     looks, handles = styles(comparison.optimizers), {}
     problems = [p for p in comparison.problems if any(s.evaluations for s in _studies(comparison, p.name))]
     figure, panels = _panels(len(problems))
@@ -99,9 +99,9 @@ def _curves(comparison: Comparison) -> Any:
         goal = figures.target(studies)
         for name, curve in curves.items():
             (handles[name],) = axes.plot(curve.steps, _gaps(curve.median), **_line(looks, name))
-            axes.fill_between(
-                curve.steps, _gaps(curve.low), _gaps(curve.high), color=looks[name].light, alpha=0.12, lw=0
-            )
+            color = looks[name].light
+            axes.fill_between(curve.steps, _gaps(curve.low), _gaps(curve.high), color=color, alpha=0.12, lw=0)
+            axes.plot(*zip(*curve.ends, strict=True), "x", ms=5, color=color) if curve.ends else None
         if math.isfinite(goal):
             axes.axhline(goal, color="black", lw=0.8, ls="--")
         shown = figures.metric_range(list(curves.values()), goal)

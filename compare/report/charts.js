@@ -68,15 +68,18 @@ const FIGURES = {
     for (const name of shown(lines)) {
       const line = lines[name];
       const known = line.steps.map((_, index) => index).filter((index) => line.high[index] !== null);
+      const back = [...known].reverse();
       traces.push({
-        x: [...known, ...[...known].reverse()].map((index) => line.steps[index]),
-        y: [...known.map((index) => line.high[index]), ...known.reverse().map((index) => line.low[index])].map((value) => range.log ? Math.max(value, range.low * 1e-3) : value),
+        x: [...known, ...back].map((index) => line.steps[index]),
+        y: [...known.map((index) => line.high[index]), ...back.map((index) => line.low[index])].map((value) => range.log ? Math.max(value, range.low * 1e-3) : value),
         fill: "toself", fillcolor: faded(color(name), dark() ? 0.2 : 0.14), mode: "lines", line: { width: 0 }, hoverinfo: "skip",
       });
     }
     for (const name of shown(lines)) {
       const line = lines[name];
       traces.push({ x: line.steps, y: line.median, name, mode: "lines", line: stroke(name, 1.8), hovertemplate: `${name}: %{y:.3g} at step %{x}<extra></extra>` });
+      const ends = line.ends.map(([step, value]) => [step, Math.min(Math.max(value, range.low), range.high)]); // else they are out of the figure
+      if (ends.length) traces.push({ x: ends.map(([step]) => step), y: ends.map(([, value]) => value), mode: "markers", cliponaxis: false, marker: { symbol: "x-thin", size: 8, line: { color: color(name), width: 2 } }, hovertemplate: `${name}: a run diverged or failed after step %{x}<extra></extra>` });
       if (line.hit !== null) {
         const index = line.steps.findIndex((step) => step >= line.hit);
         traces.push({ x: [line.hit], y: [line.median[index]], mode: "markers", marker: { color: color(name), size: 7, line: { color: token("--bg"), width: 1.5 } }, hovertemplate: `${name}: target at step %{x}<extra></extra>` });
