@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .estimate import length_of, runs_of, seconds_of_runs
 from .results import MISS, Study, Trial
+from .table import DAGGER
 
 if TYPE_CHECKING:
     from .study import Begun, Task, Trained
@@ -130,7 +131,7 @@ def _summary(study: Study) -> str:
     if study.failure:
         outcome = study.failure
     elif study.hit < MISS:
-        outcome = f"{study.hit:g} steps"
+        outcome = f"{study.hit:g}{DAGGER if study.vector_rule else ''} steps"
     else:
         reasons = [trial.miss_reason for trial in study.evaluations if trial.miss_reason]
         outcome = f"missed ({reasons[0]})" if reasons else "missed"

@@ -65,6 +65,7 @@ const FIGURES = {
     const type = range.log ? "log" : "linear";
     const limits = range.log ? [Math.log10(range.low), Math.log10(range.high)] : [range.low, range.high];
     const traces = [];
+    const opacity = Math.min(dark() ? 0.2 : 0.14, 0.7 / shown(lines).length); // many bands over each other hide the lines
     for (const name of shown(lines)) {
       const line = lines[name];
       const known = line.steps.map((_, index) => index).filter((index) => line.high[index] !== null);
@@ -72,7 +73,7 @@ const FIGURES = {
       traces.push({
         x: [...known, ...back].map((index) => line.steps[index]),
         y: [...known.map((index) => line.high[index]), ...back.map((index) => line.low[index])].map((value) => range.log ? Math.max(value, range.low * 1e-3) : value),
-        fill: "toself", fillcolor: faded(color(name), dark() ? 0.2 : 0.14), mode: "lines", line: { width: 0 }, hoverinfo: "skip",
+        fill: "toself", fillcolor: faded(color(name), opacity), mode: "lines", line: { width: 0 }, hoverinfo: "skip",
       });
     }
     for (const name of shown(lines)) {
@@ -86,7 +87,8 @@ const FIGURES = {
       }
     }
     const goal = target === null ? [] : [across(target, { color: token("--text"), width: 1, dash: "dash" })];
-    return [traces, layout(axis("steps", { range: [0, budget], showgrid: false, nticks: 5 }), axis(metric, { type, range: limits }), { shapes: goal })];
+    const [tickvals, ticktext] = range.log ? ticks(...limits, true) : [];
+    return [traces, layout(axis("steps", { range: [0, budget], showgrid: false, nticks: 5 }), axis(metric, { type, range: limits, tickvals, ticktext }), { shapes: goal })];
   },
 
   rates(problem) {
@@ -152,7 +154,7 @@ const FIGURES = {
       type: "bar", orientation: "h", y: names, x: names.map((name) => costs[name][index]), name: part,
       marker: { color: shades[index] ?? names.map(color) }, hovertemplate: `%{y}: ${part} %{x:.0f} µs<extra></extra>`, width: 0.62,
     })).filter((trace) => trace.name);
-    return [traces, bars(names, "µs per step: " + parts.filter(Boolean).map((part, index, all) => index === all.length - 1 ? part + " in colour" : part).join(", "), {})];
+    return [traces, bars(names, "µs: " + parts.filter(Boolean).map((part, index, all) => `${part} (${index === all.length - 1 ? "coloured" : index ? "dark grey" : "light grey"})`).join(", "), {})];
   },
 
   memory() {
