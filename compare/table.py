@@ -39,9 +39,7 @@ def print_tables(comparison: Comparison, file: TextIO | None = None, by: By = "s
         console.print(summary_table(comparison, rows))
     for part in _parts(comparison.optimizers, console.width):
         console.print(cell_table(comparison, part, by))
-    legend = (
-        "Median over the evaluation seeds; (2/3): seeds that reach it; *: hit, then lost by the end; lr: of the grid."
-    )
+    legend = "Median over the evaluation seeds; (2/3): seeds that reach it; *: hit, then lost by the end."
     console.print(Text(f"{CELLS[by]}. {legend}", style="dim"))
     if footnote := dagger_note(comparison):
         console.print(Text(footnote, style="dim"))

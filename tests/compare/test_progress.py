@@ -62,7 +62,7 @@ def test_code_from_elsewhere_does_not_run_in_this_process(capsys):
     assert announced([task(Elsewhere), task()], capsys).endswith(", and elsewhere, of which nothing is known")
 
 
-@pytest.mark.parametrize("quick", [True, False])
+@pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_runs_of_a_study(quick):
     """In runs of full length; what the estimate multiplies with the time of one."""
     result = compare(["adamw", "lion", "grams"], ["quad_rot"], quick=quick, timing=False, jobs=1)
