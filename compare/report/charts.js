@@ -154,7 +154,7 @@ const FIGURES = {
       type: "bar", orientation: "h", y: names, x: names.map((name) => costs[name][index]), name: part,
       marker: { color: shades[index] ?? names.map(color) }, hovertemplate: `%{y}: ${part} %{x:.0f} µs<extra></extra>`, width: 0.62,
     })).filter((trace) => trace.name);
-    return [traces, bars(names, "µs: " + parts.filter(Boolean).map((part, index, all) => `${part} (${index === all.length - 1 ? "coloured" : index ? "dark grey" : "light grey"})`).join(", "), {})];
+    return [traces, bars(names, "µs per step", {})];
   },
 
   memory() {
