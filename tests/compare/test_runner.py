@@ -297,7 +297,10 @@ def test_what_an_optimizer_raises_is_recorded_and_the_others_go_on():
     assert given_up.hit == MISS
 
 
-@pytest.mark.parametrize(("name", "rule"), [("psgd", "diagonal factors"), ("adafactor", "whole second moments")])
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("psgd", "diagonal factors"), ("adafactor", "whole second moments, as of matrices below 128 × 128")],
+)
 def test_optimizers_for_matrices_on_vectors_are_recorded(name, rule, tmp_path):
     """What is recorded is also what they do: no factor of a vector is a matrix, no second moment is factored."""
     options = dict(quick=True, ruleset="default", seeds=1, timing=False, jobs=1)
