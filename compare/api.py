@@ -198,7 +198,6 @@ def _make(tasks: Sequence[Task], jobs: int, store: Store | None, progress: bool)
 
     studies: dict[tuple[str, str], Study] = {}
     lost: dict[str, Trial] = {}  # without a store: what must not be tried again when a study is begun again
-    show = Progress(tasks, jobs) if progress else None
 
     def known(task: Task) -> Mapping[str, Trial]:
         return {**(store.of(task.problem.name, task.candidate.qualname) if store is not None else {}), **lost}
@@ -214,6 +213,7 @@ def _make(tasks: Sequence[Task], jobs: int, store: Store | None, progress: bool)
         if show:
             show.report(worker, task, event)
 
+    show = Progress(tasks, jobs, known) if progress else None
     ordered = sorted(tasks, key=lambda task: task.problem.run_seconds, reverse=True)
     elsewhere = [task for task in ordered if task.portable] if jobs > 1 else []
     with show or ExitStack():

@@ -62,6 +62,11 @@ class Candidate:
         """Whether it says that the schedule of a problem is not for it, by a class attribute of this name."""
         return bool(getattr(self.factory, "own_schedule", False))
 
+    @property
+    def vector_rule(self) -> str:
+        """What an optimizer for matrices does with vectors instead, by a class attribute of this name; else empty."""
+        return str(getattr(self.factory, "vector_rule", ""))
+
     def build(self, parameters: list[Tensor], hyperparameters: Mapping[str, Any]) -> Optimizer:
         """The optimizer with its own defaults, except for the hyperparameters given and no weight decay."""
         decay = {"weight_decay": 0.0} if "weight_decay" in options_of(self.source) else {}

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from .results import MISS, ClockName, Comparison, Study
+from .results import MISS, ClockName, Comparison, Study, Trial
 from .statistics import profile, ratios, times_of
 
 POINTS = 120  # of a curve; more cannot be told apart in a figure
@@ -17,12 +17,17 @@ LARGEST_RATIO = 16.0  # of the profile's axis
 
 
 class Curve(NamedTuple):
-    """The metric over steps: median, least and greatest of the evaluation seeds; infinite once a run has ended."""
+    """The metric over steps on the evaluation seeds.
+
+    A run that has diverged or failed is infinite from there on in the median. It is no part of the band, which would
+    else go up to infinity for the rest of the figure; where it ended is in `ends`.
+    """
 
     steps: list[int]
     median: list[float]
-    low: list[float]
+    low: list[float]  # of the runs still going; infinite where there is none
     high: list[float]
+    ends: list[tuple[int, float]]  # the last point of each run that ended early
 
 
 class Rate(NamedTuple):
@@ -49,10 +54,16 @@ class Parts(NamedTuple):
 
 def curve(study: Study) -> Curve:
     """The learning curve on the evaluation seeds, thinned to what a figure can show."""
-    runs = [{step: metric for step, metric, _ in trial.curve} for trial in study.evaluations]
+    runs = [dict(_going(trial)) for trial in study.evaluations]
     steps = _thinned(sorted({step for run in runs for step in run}))
-    metrics = [[_above_all(run.get(step, math.inf)) for run in runs] for step in steps]
-    return Curve(steps, [statistics.median(m) for m in metrics], [min(m) for m in metrics], [max(m) for m in metrics])
+    median = [statistics.median(run.get(step, math.inf) for run in runs) for step in steps]
+    going = [[run[step] for run in runs if step in run] for step in steps]
+    ends = [
+        (max(run), run[max(run)]) for run, trial in zip(runs, study.evaluations, strict=True) if run and _ended(trial)
+    ]
+    return Curve(
+        steps, median, [min(m, default=math.inf) for m in going], [max(m, default=math.inf) for m in going], ends
+    )
 
 
 def target(studies: Sequence[Study]) -> float:
@@ -129,5 +140,12 @@ def _thinned(steps: list[int]) -> list[int]:
     return sorted({*steps[::stride], *steps[-1:]}) if steps else []
 
 
-def _above_all(metric: float) -> float:
-    return math.inf if math.isnan(metric) else metric
+def _ended(trial: Trial) -> bool:
+    return trial.diverged or trial.failure is not None
+
+
+def _going(trial: Trial) -> Iterator[tuple[int, float]]:
+    """The evaluations of a run, without the one by which it was seen to have diverged."""
+    for step, metric, _ in trial.curve[: -1 if trial.diverged else None]:
+        if math.isfinite(metric):
+            yield step, metric

@@ -22,6 +22,7 @@ def find_lints(comparison: Comparison) -> list[str]:
         _which("hit, then lost by the end", judged, lambda study: any(trial.lost for trial in study.evaluations)),
         *_without_contrast(comparison, judged),
         _unequal(comparison, judged),
+        _alike(comparison),
         *_statistics(comparison),
         _machines(studies),
         _load(comparison),
@@ -84,6 +85,18 @@ def _unequal(comparison: Comparison, studies: Sequence[Study]) -> str | None:
         if len(counts) > 1:
             return f"{problem.name}: unequal numbers of evaluation seeds ({', '.join(map(str, sorted(counts)))})"
     return None
+
+
+def _alike(comparison: Comparison) -> str | None:
+    """Optimizers of which one says as much as all: they differ in what the protocol switches off, or by name alone."""
+    groups: dict[object, list[str]] = {}
+    for optimizer in comparison.optimizers:
+        studies = [study for study in comparison.studies if study.optimizer == optimizer and study.evaluations]
+        if studies:
+            curves = tuple((study.problem, *(trial.curve for trial in study.evaluations)) for study in studies)
+            groups.setdefault(curves, []).append(optimizer)
+    names = [" = ".join(group) for group in groups.values() if len(group) > 1]
+    return f"the same runs to the last bit under this protocol: {_listed(names)}" if names else None
 
 
 def _statistics(comparison: Comparison) -> list[str | None]:

@@ -22,7 +22,8 @@ FRAMES, FRAMES_PER_SECOND = 60, 15
 LOOK: dict[Any, Any] = {
     "font.size": 8, "figure.dpi": 160, "svg.hashsalt": "optzoo", "axes.spines.top": False, "axes.spines.right": False
 }  # fmt: skip
-SURFACE = {"cmap": "Greys", "alpha": 0.5}
+SURFACE = {"cmap": "Greys", "alpha": 0.28}
+LEGEND_ENTRY = 1.1  # inches
 
 
 class NothingToDrawError(UsageError):
@@ -96,44 +97,68 @@ def write_gif(race: Race, path: str | Path) -> None:
 
 
 def _curves(comparison: Comparison) -> Any:
-    """Median of the evaluation seeds with the band from the least to the greatest; the target is dashed."""
+    """Median of the evaluation seeds, band from least to greatest, × where a run ended; the target is dashed."""
     looks, handles = styles(comparison.optimizers), {}
     problems = [p for p in comparison.problems if any(s.evaluations for s in _studies(comparison, p.name))]
     figure, panels = _panels(len(problems))
+    alpha = min(0.14, 0.7 / len(comparison.optimizers))  # many bands over each other hide the lines
     for axes, problem in zip(panels, problems, strict=True):
         studies = [study for study in _studies(comparison, problem.name) if study.evaluations]
         curves = {study.optimizer: figures.curve(study) for study in studies}
         goal = figures.target(studies)
         for name, curve in curves.items():
             (handles[name],) = axes.plot(curve.steps, _gaps(curve.median), **_line(looks, name))
-            axes.fill_between(
-                curve.steps, _gaps(curve.low), _gaps(curve.high), color=looks[name].light, alpha=0.12, lw=0
-            )
+            color = looks[name].light
+            axes.fill_between(curve.steps, _gaps(curve.low), _gaps(curve.high), color=color, alpha=alpha, lw=0)
+            axes.plot(*zip(*curve.ends, strict=True), "x", ms=5, color=color) if curve.ends else None
         if math.isfinite(goal):
             axes.axhline(goal, color="black", lw=0.8, ls="--")
         shown = figures.metric_range(list(curves.values()), goal)
         axes.set(title=problem.name, xlabel="step", ylabel=problem.metric_name, ylim=(shown.low, shown.high))
         axes.set_yscale("log" if shown.log else "linear")
+        if shown.log and shown.high < 30 * shown.low:
+            _plain_ticks(axes)
     return _legend(figure, handles)
 
 
 def _rates(comparison: Comparison) -> Any:
-    """Steps to the target over the learning rate; a cross at the top is a miss."""
+    """Steps to the target over the learning rate; ● is the one chosen, ○ the default, at the top what misses."""
     looks, handles = styles(comparison.optimizers), {}
     found = {
-        problem.name: {study.optimizer: figures.rates(study) for study in _studies(comparison, problem.name)}
+        problem.name: [(study, figures.rates(study)) for study in _studies(comparison, problem.name)]
         for problem in comparison.problems
     }
-    problems = [problem for problem in comparison.problems if any(found[problem.name].values())]
+    problems = [problem for problem in comparison.problems if any(rates for _, rates in found[problem.name])]
     figure, panels = _panels(len(problems))
     for axes, problem in zip(panels, problems, strict=True):
-        for name, rates in found[problem.name].items():
-            hits = [rate.hit if rate.hit < MISS else math.nan for rate in rates]
-            (handles[name],) = axes.plot([rate.lr for rate in rates], hits, marker=".", **_line(looks, name))
-            missed = [rate.lr for rate in rates if rate.hit == MISS]
-            axes.plot(missed, [1.1 * problem.budget] * len(missed), "x", ms=4, color=looks[name].light)
+        hits = [rate.hit for _, rates in found[problem.name] for rate in rates if rate.hit < MISS]
+        low, high = (min(hits), max(hits)) if hits else (problem.eval_every, problem.budget)
+        top = high * max(
+            (high / low) ** 0.14, 1.1
+        )  # where misses are drawn: above all numbers, for a miss is no number
+        for study, rates in found[problem.name]:
+            lrs, drawn = [rate.lr for rate in rates], _valley([rate.hit for rate in rates], top)
+            (handles[study.optimizer],) = axes.plot(lrs, drawn, marker=".", ms=3, **_line(looks, study.optimizer))
+            for lr, fill in ((study.default_lr, "white"), (study.lr, looks[study.optimizer].light)):
+                for rate in rates:
+                    if math.isclose(rate.lr, lr, rel_tol=1e-3):
+                        mark = {"marker": "o", "ms": 5, "mfc": fill, "mec": looks[study.optimizer].light}
+                        axes.plot(lr, min(rate.hit, top), **mark, zorder=3, clip_on=False)
         axes.set(title=problem.name, xlabel="learning rate", ylabel="steps to the target", xscale="log", yscale="log")
+        axes.set_ylim(low / (top / low) ** 0.06, top)
+        _plain_ticks(axes)
+        axes.axhline(top, color="0.85", lw=0.8, zorder=0)
+        axes.text(1.01, top, "miss", transform=axes.get_yaxis_transform(), va="center", color="0.4", fontsize=7)
+        for name, fill in (("chosen", "0.4"), ("default", "white")):
+            (handles[name],) = axes.plot([], [], "o", ms=5, mec="0.4", mfc=fill)
     return _legend(figure, handles)
+
+
+def _valley(hits: Sequence[float], top: float) -> list[float]:
+    """A line that rises to the top where the next learning rate misses, and is not drawn between misses."""
+    known = [hit < MISS for hit in hits]
+    beside = [any(known[max(index - 1, 0) : index + 2]) for index in range(len(hits))]
+    return [min(hit, top) if here else math.nan for hit, here in zip(hits, beside, strict=True)]
 
 
 def _profile(comparison: Comparison) -> Any:
@@ -181,6 +206,7 @@ def _trajectories(comparison: Comparison) -> Any:
         for run in race.tuned:
             line = _line(looks, run.optimizer)
             (handles[run.optimizer],) = axes.plot(run.points[:, 0], run.points[:, 1], **line)
+            axes.plot(*run.points[-1], "o", ms=5, color=looks[run.optimizer].light, mec="white", zorder=3)
         axes.set_title(f"{race.problem.name}, {race.steps} steps")
     return _legend(figure, handles)
 
@@ -214,8 +240,18 @@ def _panels(count: int, scale: float = 1.0) -> tuple[Any, Sequence[Any]]:
 
 def _legend(figure: Any, handles: dict[str, Any]) -> Any:
     """One for all panels."""
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=8, frameon=False)
+    columns = int(figure.get_figwidth() / LEGEND_ENTRY)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
     return figure
+
+
+def _plain_ticks(axes: Any) -> None:
+    """Of a logarithmic axis of a decade or so: 1, 2, 5 and their multiples, as numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _contours(axes: Any, race: Race) -> None:

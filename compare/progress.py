@@ -5,29 +5,45 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from .results import MISS, Study
+from .estimate import length_of, runs_of, seconds_of_runs
+from .results import MISS, Study, Trial
+from .table import DAGGER
 
 if TYPE_CHECKING:
     from .study import Begun, Task, Trained
 
-RUNS_PER_STUDY = {"default": 3, "lr": 16, "search": 25}  # for the estimate before anything has been measured
+START = 3.0  # seconds until a worker has imported PyTorch
+TRUST = 10.0  # seconds of work that weigh as much as the prediction
 
 
 class Progress:
-    """Shows what `report` is told: on a terminal the total with the time left, and a line per worker."""
+    """Shows what `report` is told: on a terminal the total with the time left, and a line per worker.
 
-    def __init__(self, tasks: Sequence[Task], jobs: int) -> None:
-        self._cost = {(task.problem.name, task.candidate.name): task.problem.run_seconds for task in tasks}
+    Args:
+        tasks: The studies to make; a few steps of each are made here and now, to tell how long they will take.
+        jobs: Number of worker processes.
+        known: The trials of a task that need not be made again, by key.
+    """
+
+    def __init__(self, tasks: Sequence[Task], jobs: int, known: Callable[[Task], Mapping[str, Trial]]) -> None:
         self._jobs = min(jobs, len(tasks))
+        self._start = START if self._jobs > 1 else 0.0
         self._total = len(tasks)
-        self._runs = RUNS_PER_STUDY[tasks[0].protocol.ruleset]
+        self._runs: dict[tuple[str, str], float] = {}  # of full length that each study still needs
+        for task in tasks:
+            lengths = sum(length_of(trial, task.problem.budget) for trial in known(task).values())
+            self._runs[task.problem.name, task.candidate.name] = max(runs_of(task) - lengths, 0.0)
+        probed = seconds_of_runs(task for task in tasks if self._runs[task.problem.name, task.candidate.name])
+        guesses = {(task.problem.name, task.candidate.name): task.problem.run_seconds for task in tasks}
+        self._unknown = list(dict.fromkeys(pair[0] for pair in guesses.keys() - probed.keys() if self._runs[pair]))
+        self._seconds = {**guesses, **probed}  # of a run of full length
+        self._worked = 0.0  # seconds, had all taken what it was said to
         self._done: set[tuple[str, str]] = set()
-        self._cached: set[tuple[str, str]] = set()
         self._computed: set[tuple[str, str]] = set()
         self._best: dict[int, float] = {}
         self._started = time.monotonic()
@@ -40,8 +56,7 @@ class Progress:
             self._overall = self._bars.add_task("total", total=self._total, left=self._left())
             self._lines = [self._bars.add_task("starting", total=None, left="") for _ in range(self._jobs)]
         else:
-            guess = _duration(sum(self._cost.values()) * self._runs / self._jobs)
-            print(f"{self._total} studies, about {guess} if none is known yet", file=sys.stderr, flush=True)
+            print(self._announcement(), file=sys.stderr, flush=True)
         return self
 
     def __exit__(
@@ -53,6 +68,7 @@ class Progress:
         pair = task.problem.name, task.candidate.name
         if isinstance(event, Study):
             self._done.add(pair)
+            self._runs[pair] = 0.0
             self._best.pop(worker, None)
             text = f"{_summary(event)}{'' if pair in self._computed else ' (known)'}"
             if self._bars:
@@ -68,17 +84,33 @@ class Progress:
                 best = f", best {self._best[worker]:g} steps" if worker in self._best else ""
                 text = f"{' '.join(pair)}: {event.request.stage}{f' lr {lr:.2g}' if lr else ''}{best}"
                 self._bars.update(self._lines[worker], description=text)
-        elif trial.hit < MISS:
-            self._best[worker] = min(trial.hit, self._best.get(worker, MISS))
+        else:
+            self._count(pair, event, length_of(trial, task.problem.budget))
+            if trial.hit < MISS:
+                self._best[worker] = min(trial.hit, self._best.get(worker, MISS))
+
+    def _count(self, pair: tuple[str, str], event: Any, length: float) -> None:
+        if not event.known:
+            self._worked += length * self._seconds[pair] / self._jobs
+            self._runs[pair] = max(self._runs[pair] - length, 0.0)
+
+    def _predicted(self) -> float:
+        """Seconds of what is left to do, by what was said of it before the start."""
+        return sum(runs * self._seconds[pair] for pair, runs in self._runs.items()) / self._jobs
 
     def _left(self) -> str:
-        """The time left, by what the studies made so far cost; those that were known already cost nothing."""
-        left = sum(cost for pair, cost in self._cost.items() if pair not in self._done)
-        spent = sum(self._cost[pair] for pair in self._done & self._computed)
-        if not left:
-            return ""
-        elapsed = time.monotonic() - self._started
-        return _duration(elapsed * left / spent if spent else left * self._runs / self._jobs)
+        """The time left: the prediction, corrected by what the work so far took."""
+        left = self._predicted()
+        elapsed = max(time.monotonic() - self._started - self._start, 0.0)
+        return _duration(left * (elapsed + TRUST) / (self._worked + TRUST)) if left else ""
+
+    def _announcement(self) -> str:
+        studies = f"{self._total} stud{'y' if self._total == 1 else 'ies'}"
+        if len(self._unknown) == len({problem for problem, _ in self._runs}):
+            return f"{studies}; the time left will show after the first"
+        besides = f", and {', '.join(self._unknown)}, of which nothing is known" if self._unknown else ""
+        seconds = sum(self._seconds[pair] * runs for pair, runs in self._runs.items() if pair[0] not in self._unknown)
+        return f"{studies}, about {_duration(self._start + seconds / self._jobs)}{besides}"
 
 
 def _bars() -> Any:
@@ -99,7 +131,7 @@ def _summary(study: Study) -> str:
     if study.failure:
         outcome = study.failure
     elif study.hit < MISS:
-        outcome = f"{study.hit:g} steps"
+        outcome = f"{study.hit:g}{DAGGER if study.vector_rule else ''} steps"
     else:
         reasons = [trial.miss_reason for trial in study.evaluations if trial.miss_reason]
         outcome = f"missed ({reasons[0]})" if reasons else "missed"

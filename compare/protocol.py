@@ -103,6 +103,7 @@ def make_protocol(
         evaluation_seeds=tuple(range(FIRST_SEED, FIRST_SEED + (seeds or 3))),
         schedule=schedule,
         trials=TRIALS if trials is None else trials,
+        seconds=SECONDS,
     )
 
 

@@ -141,6 +141,7 @@ class Study:
     trials: tuple[Trial, ...]
     failure: str | None = None  # why it was given up, if it was; the optimizer misses the problem
     own_schedule: bool = False  # the optimizer sets its step sizes itself: the problem's schedule is not applied
+    vector_rule: str = ""  # what an optimizer for matrices did, since no parameter of the problem is one
 
     @property
     def lr(self) -> float:

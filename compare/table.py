@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDTH_OF_A_FILE = 130  # columns, where there is no terminal to ask
-DASH = "–"
+DASH, DAGGER = "–", "†"
 By = ClockName | Literal["final"]
 CELLS: dict[str, str] = {
     "steps": "Steps to the target",
@@ -39,10 +39,10 @@ def print_tables(comparison: Comparison, file: TextIO | None = None, by: By = "s
         console.print(summary_table(comparison, rows))
     for part in _parts(comparison.optimizers, console.width):
         console.print(cell_table(comparison, part, by))
-    legend = (
-        "Median over the evaluation seeds; (2/3): seeds that reach it; *: hit, then lost by the end; lr: of the grid."
-    )
+    legend = "Median over the evaluation seeds; (2/3): seeds that reach it; *: hit, then lost by the end."
     console.print(Text(f"{CELLS[by]}. {legend}", style="dim"))
+    if footnote := dagger_note(comparison):
+        console.print(Text(footnote, style="dim"))
     shown = ("optzoo", "torch", "numpy", "python", "machine", "processor", "cores")
     known = comparison.environment
     environment = ", ".join(f"{key} {known[key]}" for key in shown if key in known)
@@ -102,7 +102,21 @@ def cell_table(comparison: Comparison, optimizers: Sequence[str], by: By = "step
             won = study is not None and cell_value(comparison, study, by) == best < MISS
             cells.append(Text(cell_text(comparison, study, by), style="bold" if won else ""))
         table.add_row(_problem_name(problem), *cells)
+        for extra in extras_of(comparison, problem.name) if by == "final" else ():
+            studies = [comparison.study(problem.name, optimizer) for optimizer in optimizers]
+            table.add_row(f"  {extra}", *(extra_text(study, extra) for study in studies))
     return table
+
+
+def extras_of(comparison: Comparison, problem: str) -> list[str]:
+    """What a problem measures beside its metric."""
+    studies = [study for study in comparison.studies if study.problem == problem]
+    return sorted({name for study in studies for trial in study.evaluations for name in trial.extra})
+
+
+def extra_text(study: Study | None, name: str) -> str:
+    value = study.extra(name) if study else None
+    return "" if value is None else f"{value:.3g}"
 
 
 def _problem_name(problem: ProblemInfo) -> str:
@@ -120,12 +134,24 @@ def cell_text(comparison: Comparison, study: Study | None, by: By) -> str:
     if study.failure or all(trial.failure for trial in study.evaluations):
         return "failed"
     value = cell_value(comparison, study, by)
+    dagger = DAGGER if study.vector_rule else ""
     if by == "final":
-        return f"{value:.2g}" if value < MISS else "diverged"
+        return (f"{value:.2g}" if value < MISS else "diverged") + dagger
     text = f"{value:.4g}" if value < MISS else DASH
     seeds = len(study.evaluations)
     lost = "*" if any(trial.lost for trial in study.evaluations) else ""
-    return f"{text}{lost} ({study.hits}/{seeds})" if 0 < study.hits < seeds else text + lost
+    some = f" ({study.hits}/{seeds})" if 0 < study.hits < seeds else ""
+    return text + lost + dagger + some
+
+
+def dagger_note(comparison: Comparison) -> str | None:
+    """What the dagger in a cell means, if there is one."""
+    rules = {study.optimizer: study.vector_rule for study in comparison.studies if study.vector_rule}
+    if not rules:
+        return None
+    listed = ", ".join(f"{name} ({rule})" for name, rule in rules.items())
+    what = "no parameter of the problem is a matrix; the optimizer, which is for matrices, runs its rule for vectors"
+    return f"{DAGGER}: {what}: {listed}."
 
 
 def _parts(optimizers: Sequence[str], width: int) -> list[Sequence[str]]:

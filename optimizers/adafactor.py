@@ -75,6 +75,7 @@ class Adafactor(Optimizer):
     (0.899..., torch.Size([200, 1]))
     """
 
+    vector_rule = "whole second moments, as of matrices below 128 × 128"  # a comparison marks it
     recoverable = frozenset({"exp_avg"})
     rules = {
         "lr": optional(RULES["lr"]),

@@ -65,25 +65,30 @@ const FIGURES = {
     const type = range.log ? "log" : "linear";
     const limits = range.log ? [Math.log10(range.low), Math.log10(range.high)] : [range.low, range.high];
     const traces = [];
+    const opacity = Math.min(dark() ? 0.2 : 0.14, 0.7 / shown(lines).length); // many bands over each other hide the lines
     for (const name of shown(lines)) {
       const line = lines[name];
       const known = line.steps.map((_, index) => index).filter((index) => line.high[index] !== null);
+      const back = [...known].reverse();
       traces.push({
-        x: [...known, ...[...known].reverse()].map((index) => line.steps[index]),
-        y: [...known.map((index) => line.high[index]), ...known.reverse().map((index) => line.low[index])].map((value) => range.log ? Math.max(value, range.low * 1e-3) : value),
-        fill: "toself", fillcolor: faded(color(name), dark() ? 0.2 : 0.14), mode: "lines", line: { width: 0 }, hoverinfo: "skip",
+        x: [...known, ...back].map((index) => line.steps[index]),
+        y: [...known.map((index) => line.high[index]), ...back.map((index) => line.low[index])].map((value) => range.log ? Math.max(value, range.low * 1e-3) : value),
+        fill: "toself", fillcolor: faded(color(name), opacity), mode: "lines", line: { width: 0 }, hoverinfo: "skip",
       });
     }
     for (const name of shown(lines)) {
       const line = lines[name];
       traces.push({ x: line.steps, y: line.median, name, mode: "lines", line: stroke(name, 1.8), hovertemplate: `${name}: %{y:.3g} at step %{x}<extra></extra>` });
+      const ends = line.ends.map(([step, value]) => [step, Math.min(Math.max(value, range.low), range.high)]); // else they are out of the figure
+      if (ends.length) traces.push({ x: ends.map(([step]) => step), y: ends.map(([, value]) => value), mode: "markers", cliponaxis: false, marker: { symbol: "x-thin", size: 8, line: { color: color(name), width: 2 } }, hovertemplate: `${name}: a run diverged or failed after step %{x}<extra></extra>` });
       if (line.hit !== null) {
         const index = line.steps.findIndex((step) => step >= line.hit);
         traces.push({ x: [line.hit], y: [line.median[index]], mode: "markers", marker: { color: color(name), size: 7, line: { color: token("--bg"), width: 1.5 } }, hovertemplate: `${name}: target at step %{x}<extra></extra>` });
       }
     }
     const goal = target === null ? [] : [across(target, { color: token("--text"), width: 1, dash: "dash" })];
-    return [traces, layout(axis("steps", { range: [0, budget], showgrid: false, nticks: 5 }), axis(metric, { type, range: limits }), { shapes: goal })];
+    const [tickvals, ticktext] = range.log ? ticks(...limits, true) : [];
+    return [traces, layout(axis("steps", { range: [0, budget], showgrid: false, nticks: 5 }), axis(metric, { type, range: limits, tickvals, ticktext }), { shapes: goal })];
   },
 
   rates(problem) {
@@ -149,7 +154,7 @@ const FIGURES = {
       type: "bar", orientation: "h", y: names, x: names.map((name) => costs[name][index]), name: part,
       marker: { color: shades[index] ?? names.map(color) }, hovertemplate: `%{y}: ${part} %{x:.0f} µs<extra></extra>`, width: 0.62,
     })).filter((trace) => trace.name);
-    return [traces, bars(names, "µs per step: " + parts.filter(Boolean).map((part, index, all) => index === all.length - 1 ? part + " in colour" : part).join(", "), {})];
+    return [traces, bars(names, "µs per step", {})];
   },
 
   memory() {

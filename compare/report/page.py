@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from .. import figures
 from ..results import CLOCKS, MISS, Comparison, Study, finite
-from ..statistics import REFERENCE, Row, summarize
+from ..statistics import REFERENCE, summarize
 from ..styles import styles
-from ..table import CELLS, cell_text, cell_value
+from ..table import CELLS, cell_text, cell_value, dagger_note, extra_text, extras_of
+from .verdict import cards, verdict
 
 if TYPE_CHECKING:
     import jinja2
@@ -53,10 +54,12 @@ def report_page(comparison: Comparison, live: bool) -> str:
         comparison=comparison,
         rows=rows,
         scored=bool(rows and rows[0].problems),
-        cards=_cards(comparison, rows),
+        verdict=verdict(rows),
+        cards=cards(comparison, rows),
         lints=comparison.lints(),
         heat={by: _heat(comparison, by) for by in CELLS},
         cells=CELLS,
+        dagger_note=dagger_note(comparison),
         clock_names=CLOCK_NAMES,
         reference=REFERENCE,
         curves=[problem for problem in problems if data["curves"][problem.name]["lines"]],
@@ -130,29 +133,6 @@ def _looks(optimizers: Any) -> dict[str, Any]:
     return {name: style._asdict() for name, style in styles(list(optimizers)).items()}
 
 
-def _cards(comparison: Comparison, rows: list[Row]) -> list[tuple[str, str, str]]:
-    """(what, which, how much) at the top of the page."""
-    cards = []
-    if rows and rows[0].problems:
-        first = rows[0]
-        solved = f"score {first.score:.3f}, {first.solved}/{first.problems} problems solved"
-        cards.append(("Fewest steps", first.optimizer if first.solved else "none", solved))
-        tied = [row.optimizer for row in rows if row.best_rank == 1]
-        if len(tied) > 1:
-            cards.append(("Not separable from rank 1", str(len(tied)), ", ".join(tied)))
-        quickest = max(rows, key=lambda row: row.score_cpu)
-        name = quickest.optimizer if quickest.score_cpu > 0 else "none"
-        cards.append(("Least CPU time", name, f"score {quickest.score_cpu:.3f} by CPU-seconds"))
-        widest = max(rows, key=lambda row: row.lr_basin or 0.0)
-        if widest.lr_basin:
-            cards.append(("Easiest to tune", widest.optimizer, f"{widest.lr_basin:.1f} decades of lr reach the target"))
-    trials = sum(len(study.trials) for study in comparison.studies)
-    cards.append(
-        ("Runs", f"{trials:,}", f"{len(comparison.optimizers)} optimizers, {len(comparison.problems)} problems")
-    )
-    return cards
-
-
 def _curves(comparison: Comparison, problem: str) -> dict[str, Any]:
     studies = [study for study in comparison.studies if study.problem == problem and study.evaluations]
     curves = {study.optimizer: figures.curve(study) for study in studies}
@@ -204,7 +184,14 @@ def _heat(comparison: Comparison, by: Any) -> list[dict[str, Any]]:
             least = min(values)
             for cell, value in zip(cells, values, strict=True):
                 cell["best"] = value == least < MISS
-        rows.append({"problem": problem, "cells": cells})
+        rows.append({"problem": problem, "label": problem.name, "cells": cells})
+        for extra in extras_of(comparison, problem.name) if by == "final" else ():
+            studies = [comparison.study(problem.name, optimizer) for optimizer in comparison.optimizers]
+            shown = [
+                {"text": extra_text(study, extra), "shade": None, "why": _why(study), "best": False}
+                for study in studies
+            ]
+            rows.append({"problem": problem, "label": f"{problem.name}: {extra}", "cells": shown})
     return rows
 
 
@@ -271,7 +258,8 @@ def _trials(comparison: Comparison) -> list[list[Any]]:
             others = {key: value for key, value in trial.hyperparameters.items() if key != "lr"}
             step_us = trial.clock.step_us if trial.clock else math.nan
             reason = trial.miss_reason or ("lost by the end" if trial.lost else "")
-            note = ", ".join([*(f"{key} {value}" for key, value in others.items()), *([reason] if reason else [])])
+            rule = f"† {study.vector_rule}" if study.vector_rule else ""
+            note = ", ".join([*(f"{key} {value}" for key, value in others.items()), *filter(None, (reason, rule))])
             rows.append(
                 [
                     study.problem,

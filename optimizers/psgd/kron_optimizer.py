@@ -33,6 +33,7 @@ CPU_BATCH, DEVICE_BATCH = 2**18, 2**22
 class KronOptimizer(Optimizer):
     """θ ← θ - lr P(m) with P = QᵀQ, Q = Q_1 ⊗ ... ⊗ Q_d; a subclass says what the factors are fitted to."""
 
+    vector_rule = "diagonal factors"  # a comparison marks it
     scalar_buffers = ("skipped",)
     recoverable = frozenset(f"P{i}" for i in range(16))  # which are made of Q
     rules = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import gzip
 import json
 import os
@@ -92,6 +93,36 @@ def test_holds_all_results(make: Any, tmp_path: Path) -> None:
     trials = json.loads(gzip.decompress(base64.b64decode(packed)))["studies"][0]["trials"]
     assert trials[-1]["curve"] == [[0, 9, 0], [10, 5, 20], [20, 0.5, 40], [30, 0.5, 60]]
     assert "updates" not in trials[-1]  # nothing in the page shows them
+
+
+def test_says_who_comes_first_and_how_certain_that_is(make: Any, tmp_path: Path) -> None:
+    first, second = make.study([9, 0.5, 0.5, 0.4]), make.study([9, 5, 5, 0.5, 0.5], optimizer="lion")
+    clear = without_scripts(text_of(make.comparison(first, second), tmp_path / "r.html"))
+    assert "adamw needs the fewest steps (score 1.000, 95 % interval 1.00 to 1.00), and by 1 problem no other" in clear
+    problems = [
+        make.study([9, 0.5, 0.5], problem=name, optimizer=best) for name, best in (("p", "adamw"), ("q", "lion"))
+    ]
+    problems += [make.study([9, 5, 0.5, 0.5], problem=name, optimizer=o) for name, o in (("p", "lion"), ("q", "adamw"))]
+    tied = without_scripts(text_of(make.comparison(*problems), tmp_path / "r.html"))
+    assert "adamw and lion need the fewest steps (score 0.833" in tied
+    missed = without_scripts(text_of(make.comparison(make.study([9, 9, 9])), tmp_path / "r.html"))
+    assert "No optimizer reaches the target of any problem." in missed
+
+
+def test_dagger_and_its_footnote(make: Any, tmp_path: Path) -> None:
+    fallen = dataclasses.replace(make.study([9, 0.5, 0.5], optimizer="psgd"), vector_rule="diagonal factors")
+    page = without_scripts(text_of(make.comparison(make.study([9, 0.5, 0.5]), fallen), tmp_path / "r.html"))
+    assert (page.count(">10†<"), page.count(">20†<")) == (1, 1)  # steps, gradients
+    assert "runs its rule for vectors: psgd (diagonal factors)." in page
+    plain = without_scripts(text_of(make.comparison(make.study([9, 0.5, 0.5])), tmp_path / "r.html"))
+    assert "†" not in plain
+
+
+def test_no_band_of_a_run_that_diverged(make: Any, tmp_path: Path) -> None:
+    page = text_of(make.comparison(make.study([9, 5, 0.5, 0.5], [9, 8, 1e9], [9, 7, 6, 5])), tmp_path / "r.html")
+    (data,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', page, re.S)
+    line = json.loads(data)["curves"]["rosenbrock"]["lines"]["adamw"]
+    assert (line["high"], line["ends"]) == ([9, 8, 6, 5], [[10, 8]])
 
 
 def test_same_comparison_same_bytes(make: Any, tmp_path: Path) -> None:

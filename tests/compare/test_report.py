@@ -81,13 +81,39 @@ def test_cells_are_medians_with_the_seeds_that_hit(make):
 
 
 def test_diagnoses_are_in_brackets_and_many_optimizers_in_several_tables(make):
-    studies = [make.study(HIT_10, optimizer=f"optimizer_{index:02}") for index in range(30)]
+    studies = [make.study([9, 0.5, 0.5, index / 100], optimizer=f"optimizer_{index:02}") for index in range(30)]
     text = printed(make.comparison(*studies, problems=(make.problem("rosenbrock", scored=False),)))
     assert "score by" not in text
     assert text.count("(rosenbrock)") > 1
     assert max(map(len, text.splitlines())) <= 130
     for index in range(30):
         assert text.count(f"optimizer_{index:02}") == 1
+
+
+def test_dagger_where_an_optimizer_for_matrices_met_only_vectors(make):
+    fallen = dataclasses.replace(make.study(HIT_10, HIT_10, MISSED, optimizer="psgd"), vector_rule="diagonal factors")
+    text = printed(make.comparison(make.study(HIT_20), fallen))
+    assert row(text, "rosenbrock") == ["rosenbrock", "20", "10†", "(2/3)"]
+    note = " ".join(text.split())
+    assert "†: no parameter of the problem is a matrix; the optimizer, which is for matrices, runs its rule" in note
+    assert "psgd (diagonal factors)" in note
+    assert row(printed(make.comparison(fallen), by="final"), "rosenbrock")[1] == "0.4†"
+    assert "†" not in printed(make.comparison(make.study(HIT_20)))
+
+
+def test_what_a_problem_measures_beside_its_metric(make):
+    study = make.study(HIT_10, HIT_10)
+    measured = tuple(dataclasses.replace(trial, extra={"val_accuracy": 0.9625}) for trial in study.trials)
+    comparison = make.comparison(dataclasses.replace(study, trials=measured), make.study(HIT_20, optimizer="x"))
+    assert row(printed(comparison, by="final"), "val_accuracy") == ["val_accuracy", "0.963"]
+    assert "val_accuracy" not in printed(comparison)
+
+
+def test_lint_alike(make):
+    comparison = make.comparison(
+        make.study(HIT_10), make.study(HIT_10, optimizer="x"), make.study(HIT_20, optimizer="y")
+    )
+    assert "the same runs to the last bit under this protocol: adamw = x" in comparison.lints()
 
 
 def test_nothing_to_warn_about(make):

@@ -86,7 +86,7 @@ def begin(folder: Path, trials: int) -> "subprocess.Popen[str]":
         command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     deadline = time.monotonic() + 120
-    while len(lines(folder)) < trials:
+    while len(lines(folder, "clock.jsonl")) < trials:  # written after the trial itself
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         os.sched_yield()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from optzoo.compare import compare
+from optzoo.compare import compare, load
 from optzoo.compare.candidates import Candidate, get_candidate
 from optzoo.compare.problem import Problem
 from optzoo.compare.problems import PROBLEMS
@@ -283,3 +283,22 @@ def test_what_an_optimizer_raises_is_recorded_and_the_others_go_on():
     given_up = compare([Raising], ["bowl"], quick=True, jobs=1).studies[0]
     assert given_up.failure == "raised ArithmeticError: no more"
     assert given_up.hit == MISS
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [("psgd", "diagonal factors"), ("adafactor", "whole second moments, as of matrices below 128 × 128")],
+)
+def test_optimizers_for_matrices_on_vectors_are_recorded(name, rule, tmp_path):
+    """What is recorded is also what they do: no factor of a vector is a matrix, no second moment is factored."""
+    options = dict(quick=True, ruleset="default", seeds=1, timing=False, jobs=1)
+    result = compare([name, "adamw"], ["saddle", "matfac"], out=tmp_path, **options)
+    rules = {(study.problem, study.optimizer): study.vector_rule for study in result.studies}
+    assert rules == {("saddle", name): rule, ("saddle", "adamw"): "", ("matfac", name): "", ("matfac", "adamw"): ""}
+    assert load(tmp_path).studies == result.studies
+    vector = torch.ones(300, requires_grad=True)
+    vector.grad = torch.ones(300)
+    optimizer = get_candidate(name).build([vector], {"lr": 0.1})
+    optimizer.step()
+    kept = {key: tuple(value.shape) for key, value in optimizer.state[vector].items() if key in ("Q0", "variance")}
+    assert list(kept.values()) == [(300,)]
