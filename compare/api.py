@@ -192,7 +192,7 @@ def _open(folder: str | Path, problems: Sequence[type[Problem]], studies: int) -
 
 def _make(tasks: Sequence[Task], jobs: int, store: Store | None, progress: bool) -> list[Study]:
     """The studies of the tasks, in their order; the longest are begun first."""
-    from .pool import run_here, run_in_processes
+    from .pool import processes, run_here, run_in_processes
     from .progress import Progress
     from .study import Trained
 
@@ -213,12 +213,12 @@ def _make(tasks: Sequence[Task], jobs: int, store: Store | None, progress: bool)
         if show:
             show.report(worker, task, event)
 
-    show = Progress(tasks, jobs, known) if progress else None
     ordered = sorted(tasks, key=lambda task: task.problem.run_seconds, reverse=True)
     elsewhere = [task for task in ordered if task.portable] if jobs > 1 else []
-    with show or ExitStack():
-        if len(elsewhere) > 1:
-            run_in_processes(elsewhere, jobs, known, report)
+    count = min(jobs, len(elsewhere)) if len(elsewhere) > 1 else 0
+    with processes(count) as workers, ExitStack() as stack:  # these start while it is found out how long it will take
+        show = stack.enter_context(Progress(tasks, jobs, known)) if progress else None
+        run_in_processes(workers, elsewhere if workers else (), known, report)
         run_here([task for task in ordered if (task.problem.name, task.candidate.name) not in studies], known, report)
     return [studies[task.problem.name, task.candidate.name] for task in tasks]
 

@@ -33,12 +33,24 @@ def run_here(tasks: Sequence[Task], known: Known, report: Report) -> None:
         report(0, task, run_study(task, known(task), partial(report, 0, task)))
 
 
-def run_in_processes(tasks: Sequence[Task], jobs: int, known: Known, report: Report) -> None:
-    """Make the studies in `jobs` processes of one thread each, in the order given.
+@contextmanager
+def processes(count: int) -> Iterator[Workers]:
+    """Worker processes of one thread each; they have seconds of imports to do before they can be given anything."""
+    workers: Workers = {}
+    try:
+        workers.update((number, _Worker()) for number in range(count))
+        yield workers
+    finally:
+        for worker in workers.values():
+            worker.end()
+
+
+def run_in_processes(workers: Workers, tasks: Sequence[Task], known: Known, report: Report) -> None:
+    """Make the studies in the order given, and end the processes.
 
     Args:
+        workers: Of `processes`.
         tasks: What to make.
-        jobs: Number of processes.
         known: The trials of a task that need not be made again, by key.
         report: Called in this process with the worker's number, its task and what happened.
 
@@ -46,31 +58,26 @@ def run_in_processes(tasks: Sequence[Task], jobs: int, known: Known, report: Rep
         RuntimeError: workers cannot be started, or a worker failed at something other than a run.
     """
     pending = deque(tasks)
-    workers = {number: _Worker() for number in range(min(jobs, len(tasks)))}
-    try:
-        while workers:
-            ready = wait([worker.connection for worker in workers.values()], timeout=1.0)
-            for number, worker in list(workers.items()):
-                for event in worker.events(worker.connection in ready):
-                    assert worker.task is not None
-                    report(number, worker.task, event)
-                    if isinstance(event, Study):
-                        worker.task = None
-                if worker.dead:
-                    if worker.task is not None:
-                        pending.appendleft(worker.task)
+    while workers:
+        ready = wait([worker.connection for worker in workers.values()], timeout=1.0)
+        for number, worker in list(workers.items()):
+            for event in worker.events(worker.connection in ready):
+                assert worker.task is not None
+                report(number, worker.task, event)
+                if isinstance(event, Study):
+                    worker.task = None
+            if worker.dead:
+                if worker.task is not None:
+                    pending.appendleft(worker.task)
+                worker.end()
+                workers[number] = worker = _Worker()
+            if worker.idle:
+                if pending:
+                    task = pending.popleft()
+                    worker.begin(task, known(task))
+                else:
                     worker.end()
-                    workers[number] = worker = _Worker()
-                if worker.idle:
-                    if pending:
-                        task = pending.popleft()
-                        worker.begin(task, known(task))
-                    else:
-                        worker.end()
-                        del workers[number]
-    finally:
-        for worker in workers.values():
-            worker.end()
+                    del workers[number]
 
 
 class _Worker:
@@ -140,6 +147,10 @@ class _Worker:
         else:
             hint = "a script that calls compare() must do so under `if __name__ == '__main__':`, or pass jobs=1"
             raise RuntimeError(f"a worker process could not be used: {reason}; {hint}")
+
+
+Workers = dict[int, _Worker]
+"""By number; one that has nothing left to do is taken out."""
 
 
 def _work(connection: Connection) -> None:
