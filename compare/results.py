@@ -9,7 +9,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TextIO
@@ -284,14 +284,18 @@ class Comparison:
 
         return find_lints(self)
 
+    def document(self) -> dict[str, Any]:
+        """Everything, every curve of every trial included, as what strict JSON can hold."""
+        document = {"schema": 3, **finite(self), "lints": self.lints()}
+        for study, entry in zip(self.studies, document["studies"], strict=True):
+            entry.update(finite(dict(hit=study.hit, hits=study.hits, final=study.final, grid=study.grid)))
+            for trial, row in zip(study.trials, entry["trials"], strict=True):
+                row.update(finite(dict(hit=trial.hit, final=trial.final, lost=trial.lost)))
+        return document
+
     def to_json(self, path: str | Path) -> None:
         """Write everything, every curve of every trial included, as strict JSON: infinity and nan become null."""
-        document = {"schema": 3, **asdict(self), "lints": self.lints()}
-        for study, entry in zip(self.studies, document["studies"], strict=True):
-            entry.update(hit=study.hit, hits=study.hits, final=study.final, grid=study.grid)
-            for trial, row in zip(study.trials, entry["trials"], strict=True):
-                row.update(hit=trial.hit, final=trial.final, lost=trial.lost)
-        Path(path).write_text(json.dumps(finite(document), allow_nan=False) + "\n", encoding="utf-8")
+        Path(path).write_text(json.dumps(self.document(), allow_nan=False) + "\n", encoding="utf-8")
 
     def to_tensorboard(self, folder: str | Path) -> None:
         """Write the evaluation runs and the figures as TensorBoard logs; see `tensorboard.write_tensorboard`."""
@@ -305,7 +309,9 @@ class Comparison:
 
 
 def finite(value: Any) -> Any:
-    """Of nested data, what strict JSON can hold: infinity and nan become None, tuples lists."""
+    """Of nested data, what strict JSON can hold: infinity and nan become None, tuples lists, dataclasses dicts."""
+    if is_dataclass(value):
+        return {field.name: finite(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, dict):
         return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

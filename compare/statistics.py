@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 R_MAX = 4.0  # AlgoPerf's; always this, never the data's own largest ratio, which would depend on who takes part
 SAMPLES = 2000
 LEVEL = 0.95
-REFERENCE = "adamw"
+REFERENCES = ("adamw", "adam")  # without weight decay they are the same
 
 
 @dataclass(frozen=True)
@@ -235,8 +235,14 @@ class Row:
     state_ratio: float  # bytes of state over bytes of float32 parameters: median over all problems
 
 
-def summarize(comparison: Comparison, reference: str = REFERENCE) -> list[Row]:
+def reference_of(comparison: Comparison) -> str:
+    """What speed-ups are over: the first of `REFERENCES` that takes part."""
+    return next((name for name in REFERENCES if name in comparison.optimizers), REFERENCES[0])
+
+
+def summarize(comparison: Comparison) -> list[Row]:
     """The summary, best score first."""
+    reference = reference_of(comparison)
     times = times_of(comparison)
     by_steps, by_cpu, by_gradients = (
         scores(times if clock == "steps" else times_of(comparison, clock)) for clock in ("steps", "cpu", "gradients")

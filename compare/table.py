@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 from .errors import require
 from .results import MISS, ClockName, Comparison, ProblemInfo, Study
-from .statistics import REFERENCE, Row, summarize
+from .statistics import Row, reference_of, summarize
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,7 +57,14 @@ def summary_table(comparison: Comparison, rows: Sequence[Row]) -> Table:
     """One row per optimizer, best score first."""
     table = _table()
     table.add_column("optimizer", overflow="fold")  # rather than cut a long import path short
-    headings = ["score by\nsteps [95 %]", "rank", "score\nby CPU", "solved", "wins", f"speed-up\nvs {REFERENCE}"]
+    headings = [
+        "score by\nsteps [95 %]",
+        "rank",
+        "score\nby CPU",
+        "solved",
+        "wins",
+        f"speed-up\nvs {reference_of(comparison)}",
+    ]
     headings += ["lr basin\ndecades", "update\nµs", "state /\nparams"]
     for heading in headings:
         table.add_column(heading, justify="right")

@@ -6,14 +6,13 @@ import base64
 import gzip
 import json
 import math
-import tempfile
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import figures
 from ..results import CLOCKS, MISS, Comparison, Study, finite
-from ..statistics import REFERENCE, summarize
+from ..statistics import reference_of, summarize
 from ..styles import styles
 from ..table import CELLS, cell_text, cell_value, dagger_note, extra_text, extras_of
 from .verdict import cards, verdict
@@ -61,7 +60,7 @@ def report_page(comparison: Comparison, live: bool) -> str:
         cells=CELLS,
         dagger_note=dagger_note(comparison),
         clock_names=CLOCK_NAMES,
-        reference=REFERENCE,
+        reference=reference_of(comparison),
         curves=[problem for problem in problems if data["curves"][problem.name]["lines"]],
         rates=[problem for problem in problems if data["rates"][problem.name]],
         full_length=not comparison.protocol.get("stop_at_hit"),
@@ -278,10 +277,7 @@ def _trials(comparison: Comparison) -> list[list[Any]]:
 
 def _archive(comparison: Comparison) -> str:
     """All results as JSON, for the download button."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "comparison.json"
-        comparison.to_json(path)
-        document = json.loads(path.read_text(encoding="utf-8"))
+    document = comparison.document()
     for trial in (trial for study in document["studies"] for trial in study["trials"]):
         del trial["updates"]  # no figure here shows them, and they would be half of the numbers
     return _packed(json.dumps(_rounded(document, digits=6), separators=(",", ":"), allow_nan=False))
