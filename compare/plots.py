@@ -20,8 +20,12 @@ WIDTH, HEIGHT = 3.6, 2.7  # inches of one panel
 COLUMNS = 3
 FRAMES, FRAMES_PER_SECOND = 60, 15
 LOOK: dict[Any, Any] = {
-    "font.size": 8, "figure.dpi": 160, "svg.hashsalt": "optzoo", "axes.spines.top": False, "axes.spines.right": False
-}  # fmt: skip
+    "font.size": 8,
+    "figure.dpi": 160,
+    "svg.hashsalt": "optzoo",  # the same bytes every time
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 SURFACE = {"cmap": "Greys", "alpha": 0.28}
 LEGEND_ENTRY = 1.1  # inches
 
@@ -110,7 +114,8 @@ def _curves(comparison: Comparison) -> Any:
             (handles[name],) = axes.plot(curve.steps, _gaps(curve.median), **_line(looks, name))
             color = looks[name].light
             axes.fill_between(curve.steps, _gaps(curve.low), _gaps(curve.high), color=color, alpha=alpha, lw=0)
-            axes.plot(*zip(*curve.ends, strict=True), "x", ms=5, color=color) if curve.ends else None
+            if curve.ends:
+                axes.plot(*zip(*curve.ends, strict=True), "x", ms=5, color=color)
         if math.isfinite(goal):
             axes.axhline(goal, color="black", lw=0.8, ls="--")
         shown = figures.metric_range(list(curves.values()), goal)
@@ -133,9 +138,7 @@ def _rates(comparison: Comparison) -> Any:
     for axes, problem in zip(panels, problems, strict=True):
         hits = [rate.hit for _, rates in found[problem.name] for rate in rates if rate.hit < MISS]
         low, high = (min(hits), max(hits)) if hits else (problem.eval_every, problem.budget)
-        top = high * max(
-            (high / low) ** 0.14, 1.1
-        )  # where misses are drawn: above all numbers, for a miss is no number
+        top = high * max((high / low) ** 0.14, 1.1)  # where misses are drawn: above all numbers, a miss is none
         for study, rates in found[problem.name]:
             lrs, drawn = [rate.lr for rate in rates], _valley([rate.hit for rate in rates], top)
             (handles[study.optimizer],) = axes.plot(lrs, drawn, marker=".", ms=3, **_line(looks, study.optimizer))
