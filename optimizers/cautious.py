@@ -253,7 +253,7 @@ class _Displacement:
 
     def first(self, piece: Piece, h: Namespace) -> tuple[Any, list[Tensor]]:
         u = self.direction(piece, h)
-        return u if piece.small else None, list(u.count_nonzero())
+        return u if piece.small else None, [t.count_nonzero() for t in u]
 
     def second(self, piece: Piece, u: Any, scale: list[Tensor] | None, h: Namespace) -> None:
         scales = None if scale is None else TensorList(scale)

@@ -108,9 +108,21 @@ def compiled(function: Callable[..., Any], dynamic: bool = True) -> Callable[...
         except Exception as error:
             if not type(error).__module__.startswith(("torch._inductor", "torch._dynamo")):
                 raise
-            raise RuntimeError(
-                "fused=True: torch.compile failed. It needs a C++ compiler for CPU tensors and Triton for CUDA "
-                "tensors; install one, or leave fused=None"
-            ) from error
+            raise RuntimeError(f"fused=True: torch.compile failed{_cause(error)}") from error
 
     return call
+
+
+def _cause(error: BaseException) -> str:
+    """The first line of what went wrong, and what to do about it."""
+    inner: BaseException = getattr(error, "inner_exception", None) or error
+    name, lines = type(inner).__name__, [line.strip() for line in str(inner).splitlines() if line.strip()]
+    first = lines[0] if lines else "no message"
+    first = first if name in first else f"{name}: {first}"
+    for kind, needed in _NEEDED.items():
+        if kind in (name, *first.replace(":", " ").split()):
+            return f". It needs {needed}; install it, or leave fused=None ({first})"
+    return f": {first.rstrip('.')}. Leave fused=None"
+
+
+_NEEDED = {"InvalidCxxCompiler": "a C++ compiler for CPU tensors", "TritonMissing": "Triton for CUDA tensors"}

@@ -20,6 +20,7 @@ from .scalars import hyperparameters, precise, split, table, wrapped
 from .scaled import Scaled, reduce_counts
 
 _MODES = frozenset({"foreach", "fused", "capturable"})
+_FLAGS = frozenset({bool, str, type(None)})
 _ONE = torch.tensor(1.0, device="cpu")  # a tensor, because foreach would make one of a number for every step count
 
 
@@ -31,6 +32,11 @@ class Optimizer(Reporting, torch.optim.Optimizer):
     and ``s.<buffer>`` are Tensors or TensorLists, ``h.<option>`` the group's options (``betas`` as ``h.beta1``, ...)
     and what ``scalars`` and ``prepare`` add. ``update`` returns a new tensor, or g itself, may overwrite its buffers,
     and must not write into p or g.
+
+    A tensor that ``update`` or ``measure`` sees may be a piece of a parameter, or many parameters at once. So there are
+    only operators and elementwise methods, those that :class:`~optzoo.optimizers.core.TensorList` lists: ``abs``,
+    ``clamp``, ``exp``, ``lerp_``, ``maximum``, ``pow``, ``sqrt``, ``where`` and so on. Reductions, products of
+    matrices, shapes and indices raise at the first step. Norms of whole parameters come from ``measure``.
 
     >>> import torch
     >>> class SignedMomentum(Optimizer):
@@ -57,10 +63,13 @@ class Optimizer(Reporting, torch.optim.Optimizer):
     presets: ClassVar[Mapping[str, Any]] = {}
     """Defaults of shared options that differ in this class."""
     __signature__: ClassVar[inspect.Signature]
+    _rehearsed: ClassVar[set[Any]] = set()
+    """Buffers and flags that ``update`` has been tried with."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.__signature__ = option_rules.expand_signature(cls)
+        cls._rehearsed = set()
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], options: Options) -> None:
         unknown = options.keys() - option_rules.DEFAULTS.keys()
@@ -186,6 +195,7 @@ class Optimizer(Reporting, torch.optim.Optimizer):
     def _step_bucket(self, bucket: Bucket, sharded: list[Scaled]) -> None:
         """Step a bucket's parameters, except that sharded updates that need a scale are left in ``sharded``."""
         h = bucket.h
+        self._rehearse(bucket)
         scaled = Scaled(bucket, h, self) if rule.needs_count(h, self.recording) else None
         compiled = []
         for run, piece, numbers in self._pass(bucket, default_piece(bucket.device)):
@@ -200,6 +210,15 @@ class Optimizer(Reporting, torch.optim.Optimizer):
         torch.autograd.graph.increment_version(compiled)
         if scaled is not None and bucket.sharding:
             sharded.append(scaled)
+
+    def _rehearse(self, bucket: Bucket) -> None:
+        """See :func:`.rule.rehearse`: once in every path that flags choose through the code."""
+        if torch.compiler.is_compiling():
+            return
+        path = (bucket.buffers, *[value for value in vars(bucket.h).values() if type(value) in _FLAGS])
+        if path not in self._rehearsed:
+            rule.rehearse(self.update, bucket)
+            self._rehearsed.add(path)
 
     def square_sums(self, bucket: Bucket) -> Tensor:
         """The square sum of each quantity that ``measure`` returns: (parameters, quantities), of local shards."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from . import transforms
-from .buckets import Piece, namespace
-from .scalars import Namespace
+from .buckets import Bucket, Piece, namespace
+from .scalars import Namespace, wrapped
 from .tensorlist import TensorList
 
 Update: TypeAlias = Callable[[Any, Any, Any, Any], Any]
@@ -25,6 +25,20 @@ def operands(p: Any, g: Any, h: Namespace) -> tuple[Any, Any]:
     if h.decays and not h.decoupled_weight_decay:
         g = g.add(p, alpha=h.weight_decay)  # a new tensor: p.grad belongs to the user
     return p, g
+
+
+def rehearse(update: Update, bucket: Bucket) -> None:
+    """Run ``update`` on tensors without elements: whatever is not elementwise raises here, see :class:`TensorList`.
+
+    The step itself hands single Tensors over as they are, which costs nothing, and which answer to everything.
+    """
+    row = [TensorList([t.new_zeros((0,) * t.ndim)]) for t in bucket.rows[0]]
+    p, g, *buffers = row
+    h = wrapped(bucket.h, [0])
+    update(*operands(p, g, h), namespace(bucket.buffers, buffers), h)
+    for name, t in (("p", p), ("g", g)):
+        if t.tensors[0]._version:
+            raise RuntimeError(f"update writes into {name}; make a new tensor of it, {name}.mul(x) instead of mul_(x)")
 
 
 def direction(update: Update, p: Any, g: Any, s: Namespace, h: Namespace) -> Any:
@@ -97,8 +111,8 @@ class Eager:
         if not piece.small:
             s = namespace(vars(s), [buffer.clone() for buffer in vars(s).values()])
         u = direction(self.update, piece.p, piece.g, s, h)
-        kept = u.count_nonzero()
-        return u if piece.small else None, list(kept) if isinstance(kept, TensorList) else [kept]
+        kept = [t.count_nonzero() for t in (u if isinstance(u, TensorList) else [u])]
+        return u if piece.small else None, kept
 
     def second(self, piece: Piece, u: Any, scale: list[Tensor] | None, h: Namespace) -> None:
         """The rest of the step, once the scale of each tensor is known, if there is one."""
