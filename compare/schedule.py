@@ -22,7 +22,7 @@ def check_schedule(schedule: str, problems: Iterable[type[Problem]]) -> None:
         if schedule.isidentifier():
             from optzoo.schedulers.recipes import RECIPES
 
-            raise unknown_name("schedule", schedule, (*NAMES, *RECIPES)) from error
+            raise unknown_name("schedule", schedule, {*NAMES, *RECIPES}) from error
         raise UsageError(f"schedule {schedule!r}: {error}") from error
     for problem in problems:
         try:

@@ -5,6 +5,7 @@ They begin where what they hold begins, so after another phase a jump must lead 
 
 from __future__ import annotations
 
+import difflib
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
@@ -242,6 +243,8 @@ def _block(given: Any) -> Schedule:
 
 # Lists
 
+HEADER = ("start", "after", "version")
+"""What the first entry of a list may say of the whole schedule."""
 PHASES: Mapping[str, Callable[..., Phase]] = {
     phase.keyword: phase for phase in (To, Hold, Jump, Decay, Exp, Table, Product, Clip, Head, Repeat)
 }
@@ -251,17 +254,15 @@ def from_dict(entry: Mapping[str, Any], number: int) -> Phase:
     """The phase a list's entry describes."""
     found = [key for key in entry if key in PHASES]
     if len(found) != 1:
-        what = (
-            f"{found[0]!r} and {found[1]!r}"
-            if found
-            else f"none of them but {', '.join(map(repr, entry)) or 'nothing'}"
-        )
-        raise ValueError(f"phase {number} must have one of the keys {', '.join(PHASES)}; it has {what}")
+        what = f"{found[0]!r} and {found[1]!r}" if found else f"{', '.join(map(repr, entry)) or 'nothing'}"
+        near = [match for key in entry for match in difflib.get_close_matches(str(key), [*PHASES, "refined"], n=1)]
+        hint = f"; did you mean {near[0]!r}?" if near and not found else ""
+        raise ValueError(f"phase {number} must have one of the keys {', '.join(PHASES)}; it has {what}{hint}")
     make: Any = PHASES[found[0]]
     first, *rest = (f.name for f in fields(make))
     for key in entry:
         if key != found[0]:
-            choice(f"key of phase {number} ({found[0]}):", key, rest)
+            choice(f"key of phase {number} ({found[0]}):", key, rest if number > 1 else [*rest, *HEADER])
     try:
         return make(**{first: entry[found[0]]}, **{key: v for key, v in entry.items() if key != found[0]})  # type: ignore[no-any-return]
     except (TypeError, ValueError) as error:

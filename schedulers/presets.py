@@ -10,6 +10,7 @@ from typing_extensions import Unpack
 
 from . import recipes
 from .lengths import Steps
+from .options import check_options, options_of
 from .recipes import Ramp
 from .schedule import Schedule
 from .scheduler import Scheduler, SchedulerOptions
@@ -45,6 +46,9 @@ class Preset(Scheduler):
 
     def _begin(self, optimizer: Optimizer, total: int | None, options: Any, **arguments: Any) -> None:
         """Make the schedule, and the scheduler of it."""
+        taken = options_of(type(self).schedule, Ramp.__annotations__)
+        valid = [*arguments, "total", *(name for name in Ramp.__annotations__ if name in taken)]
+        check_options(type(self).__name__, options, [*valid, *SchedulerOptions.__annotations__])
         ramp = {name: options[name] for name in Ramp.__annotations__ if name in options}
         rest = {name: option for name, option in options.items() if name not in ramp}
         Scheduler.__init__(self, optimizer, type(self).schedule(**arguments, **ramp), total, **rest)

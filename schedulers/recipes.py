@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypedDict
+from typing import ParamSpec, TypedDict
 
 from typing_extensions import Unpack
 
 from .lengths import Steps, parse_steps
+from .options import named
 from .schedule import Schedule
 from .shapes import choice
 
@@ -26,6 +27,17 @@ class Ramp(TypedDict, total=False):
     compat: str | None
 
 
+_P = ParamSpec("_P")
+RECIPES: dict[str, Callable[..., Schedule]] = {}
+"""The named schedules, in the order in which they are listed."""
+
+
+def _recipe(function: Callable[_P, Schedule]) -> Callable[_P, Schedule]:
+    """List a named schedule."""
+    RECIPES[function.__name__] = function = named(function, Ramp.__annotations__)
+    return function
+
+
 def _ramp(warmup: Steps, start: float = 0.0, warmup_shape: str = "linear", compat: str | None = None) -> Schedule:
     """From ``start`` to 1 in ``warmup`` steps; without any it is 1 at once."""
     choice("compat", compat or "none", ("none", "hf"))
@@ -34,6 +46,7 @@ def _ramp(warmup: Steps, start: float = 0.0, warmup_shape: str = "linear", compa
     return Schedule(start).to(1, warmup, shape=warmup_shape, grid="left" if compat == "hf" else "open")
 
 
+@_recipe
 def constant(warmup: Steps = 0, **ramp: Unpack[Ramp]) -> Schedule:
     """Warm-up, then the base learning rate.
 
@@ -43,6 +56,7 @@ def constant(warmup: Steps = 0, **ramp: Unpack[Ramp]) -> Schedule:
     return _ramp(warmup, **ramp).hold()
 
 
+@_recipe
 def linear(warmup: Steps = 0, end: float = 0.0, **ramp: Unpack[Ramp]) -> Schedule:
     """Warm-up, then linear decay to ``end``: optimal for the last iterate in the worst case (arXiv:2310.07831).
 
@@ -52,6 +66,7 @@ def linear(warmup: Steps = 0, end: float = 0.0, **ramp: Unpack[Ramp]) -> Schedul
     return _ramp(warmup, **ramp).to(end)
 
 
+@_recipe
 def cosine(warmup: Steps = 0, end: float = 0.0, **ramp: Unpack[Ramp]) -> Schedule:
     """Warm-up, then half a cosine to ``end`` (arXiv:1608.03983).
 
@@ -61,6 +76,7 @@ def cosine(warmup: Steps = 0, end: float = 0.0, **ramp: Unpack[Ramp]) -> Schedul
     return _ramp(warmup, **ramp).to(end, shape="cosine")
 
 
+@_recipe
 def wsd(
     warmup: Steps = 0, cooldown: Steps = 0.2, shape: str = "linear", end: float = 0.0, **ramp: Unpack[Ramp]
 ) -> Schedule:
@@ -72,6 +88,7 @@ def wsd(
     return _ramp(warmup, **ramp).hold().to(end, cooldown, shape=shape)
 
 
+@_recipe
 def inverse_sqrt(warmup: Steps = 0, timescale: float | None = None, **ramp: Unpack[Ramp]) -> Schedule:
     """Warm-up of τ steps, then √(τ/t), without horizon (arXiv:1706.03762).
 
@@ -85,6 +102,7 @@ def inverse_sqrt(warmup: Steps = 0, timescale: float | None = None, **ramp: Unpa
     return _ramp(warmup, **ramp).decay(0.5, timescale=timescale)
 
 
+@_recipe
 def polynomial(warmup: Steps = 0, power: float = 1.0, end: float = 0.0, **ramp: Unpack[Ramp]) -> Schedule:
     """Warm-up, then end + (1 - end)(1 - p)^power.
 
@@ -94,6 +112,7 @@ def polynomial(warmup: Steps = 0, power: float = 1.0, end: float = 0.0, **ramp: 
     return _ramp(warmup, **ramp).to(end, shape=f"poly({power})")
 
 
+@_recipe
 def exponential(warmup: Steps = 0, end: float = 0.1, gamma: float | None = None, **ramp: Unpack[Ramp]) -> Schedule:
     """Warm-up, then exponential decay: to ``end`` at the total, or with ``gamma`` times that a step, without horizon.
 
@@ -103,6 +122,7 @@ def exponential(warmup: Steps = 0, end: float = 0.1, gamma: float | None = None,
     return _ramp(warmup, **ramp).to(end, shape="exp") if gamma is None else _ramp(warmup, **ramp).exp(gamma)
 
 
+@_recipe
 def cosine_restarts(
     warmup: Steps = 0,
     first: Steps = 0.25,
@@ -123,6 +143,7 @@ def cosine_restarts(
     return _ramp(warmup, **ramp).repeat(cycle, stretch=stretch, scale=scale)
 
 
+@_recipe
 def one_cycle(
     warmup: Steps = 0.3,
     start: float = 0.04,
@@ -141,6 +162,7 @@ def one_cycle(
     return Schedule(start).to(peak, warmup, shape=warmup_shape, grid="closed").to(end, shape=shape, grid="right")
 
 
+@_recipe
 def power(
     warmup: Steps = 0,
     stable: Steps = 0,
@@ -159,12 +181,3 @@ def power(
     0.5
     """
     return _ramp(warmup, **ramp).hold(stable).decay(power).to(end, cooldown, shape=shape)
-
-
-RECIPES: dict[str, Callable[..., Schedule]] = {
-    recipe.__name__: recipe
-    for recipe in (
-        *(constant, linear, cosine, wsd, inverse_sqrt, polynomial),
-        *(exponential, cosine_restarts, one_cycle, power),
-    )
-}

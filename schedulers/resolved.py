@@ -47,7 +47,10 @@ class Resolved:
                 )
             t = t % self.total if self.schedule.after == "repeat" else self.total
         segment = self.segments[bisect_right(self._begins, t) - 1]
-        return segment.curve(t - segment.begin)
+        try:
+            return segment.curve(t - segment.begin)
+        except OverflowError as error:
+            raise ValueError(f"at step {t:g} '{segment.phase}' leaves the range of floats") from error
 
     def array(self, total: int | None = None) -> np.ndarray[Any, np.dtype[np.float64]]:
         """The values of steps 0, 1, ..., as many as ``total`` says; default its own."""

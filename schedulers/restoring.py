@@ -3,26 +3,42 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .others import note, report, wrote_last
+from .tracks import Numbers, Track
 
 if TYPE_CHECKING:
     from .scheduler import Scheduler
-    from .tracks import Track
 
 VERSION = 1
-Numbers: TypeAlias = "list[dict[str, float]]"
-"""Per group numbers by key."""
+
+
+class State(NamedTuple):
+    """A scheduler's state, ours or torch's; None for what it does not say."""
+
+    t: float
+    base: Numbers
+    last: Numbers
+    in_charge: bool | None
+    """Whether this scheduler, of several of ours, was the one that set the lr last."""
+    lrs: Sequence[float] | None
+    """Those of the groups, which others may have changed since."""
 
 
 def state_of(scheduler: Scheduler) -> dict[str, Any]:
-    """The clock, the base values, the values written last and the schedule, as plain numbers, strings and lists."""
+    """The clock, the base values, the values written last and the schedule, as plain numbers, strings and lists.
+
+    Also the lr of the groups and whether it was this scheduler that set it: others may have, as in SequentialLR.
+    """
     return {
         "version": VERSION,
         "t": scheduler.last_epoch,
         "base": scheduler.bases(),
         "last": scheduler.get_last_values(),
+        "lr": [float(group["lr"]) for group in scheduler.optimizer.param_groups],
+        "in_charge": wrote_last(scheduler),
         "total": scheduler.total,
         "plan": _written(scheduler.plan),
         "groups": {str(key): _written(tracks) for key, tracks in scheduler.special.items()},
@@ -43,56 +59,77 @@ def restore(scheduler: Scheduler, state: Mapping[str, Any], on_change: str, conf
 
     ``config`` are the base values that count instead of the state's, if any.
     """
-    t, base, last = _read(state)
     groups = scheduler.optimizer.param_groups
-    if len(base) > len(groups):
-        raise ValueError(f"the state has {len(base)} groups, the optimizer {len(groups)}: add the missing ones first")
+    saved = _read(state, groups)
+    if len(saved.base) > len(groups):
+        raise ValueError(
+            f"the state has {len(saved.base)} groups, the optimizer {len(groups)}: add the missing ones first"
+        )
     before, mine = [dict(group) for group in groups], scheduler.configured
-    in_charge = t >= 0 and _in_charge(scheduler, last)
+    in_charge, writes = _in_charge(scheduler, saved)
     if on_change == "use_saved":
         _use_saved(scheduler, state)
     try:
-        for group, numbers in zip(groups, base if config is None else config, strict=False):
+        for group, numbers in zip(groups, saved.base if config is None else config, strict=False):
             group.update({f"initial_{key}": number for key, number in numbers.items()})
-        values = scheduler.values(t)
-        changes = _changes(t, last, values) if in_charge else []
-        changes += _overruled(mine, base) if config is None else []
-        if changes and on_change == "raise":
-            raise ValueError(f"{'; '.join(changes)} (on_change='raise')")
+        values = scheduler.values(saved.t)
+        changes = _changes(saved.t, saved.last, values) if in_charge else []
+        changes += _overruled(mine, saved.base) if config is None else []
+        report(changes, on_change)
     except Exception:
         for group, old in zip(groups, before, strict=True):
             group.clear()
             group.update(old)
         raise
-    if changes and on_change == "warn":
-        warnings.warn(f"{'; '.join(changes)}. on_change='ok' accepts this silently", stacklevel=3)
-    scheduler.last_epoch = t
-    if in_charge:
+    scheduler.last_epoch = saved.t
+    if writes:
         scheduler.write(values)
+        return
+    written = [{**new, **old} for new, old in zip(values, saved.last, strict=False)]
+    scheduler.last = written + values[len(written) :]
+    if in_charge:
+        note(scheduler.optimizer, scheduler.last, saved.t)
 
 
-def _read(state: Mapping[str, Any]) -> tuple[float, Numbers, Numbers]:
-    """Clock, base values and last values of a state, ours or torch's."""
+def _read(state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> State:
+    """A state, ours or torch's, for an optimizer with these groups."""
     if "t" in state:
         if state.get("version") != VERSION:
             raise ValueError(
                 f"the state has version {state.get('version')!r}, this release reads {VERSION}: update optzoo"
             )
-        return state["t"], state["base"], state["last"]
+        return State(state["t"], state["base"], state["last"], state.get("in_charge"), state.get("lr"))
     if "last_epoch" not in state:
         found = ", ".join(map(repr, list(state)[:4])) or "nothing"
         raise ValueError(f"load_state_dict takes what state_dict() of a scheduler returned; this has {found}")
-    base, last = ([{"lr": float(lr)} for lr in state.get(key, [])] for key in ("base_lrs", "_last_lr"))
-    return state["last_epoch"], base, last
+    last = [{"lr": float(lr)} for lr in state.get("_last_lr", [])]
+    return State(state["last_epoch"], _peaks(state, groups), last, None, None)
 
 
-def _in_charge(scheduler: Scheduler, last: Numbers) -> bool:
-    """Whether the optimizer's lr is the state's or what this scheduler wrote; else another scheduler sets it now."""
+def _peaks(state: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> Numbers:
+    """The base values in a state of torch's: the lr that multiplier 1 stands for.
+
+    That of OneCycleLR and CyclicLR is the largest; their own base lr is the smallest or the first. OneCycleLR has it in
+    the groups of the optimizer alone: where that was not loaded, its own lr is all there is.
+    """
+    if "_schedule_phases" in state:
+        return [{"lr": float(group["max_lr"])} if "max_lr" in group else {} for group in groups]
+    return [{"lr": float(lr)} for lr in state.get("max_lrs", state.get("base_lrs", []))]
+
+
+def _in_charge(scheduler: Scheduler, saved: State) -> tuple[bool, bool]:
+    """Whether it was this scheduler that set the lr of the saved run, and whether the lr was still that."""
+    if saved.t < 0:  # of a later member of a SequentialLR
+        return False, False
+    if saved.in_charge is not None and saved.lrs is not None:
+        return saved.in_charge, saved.in_charge and _equal(saved.lrs, saved.last)
     now = [float(group["lr"]) for group in scheduler.optimizer.param_groups]
-    return not last or any(
-        all(math.isclose(lr, numbers["lr"], rel_tol=1e-6) for lr, numbers in zip(now, written, strict=False))
-        for written in (last, scheduler.get_last_values())
-    )
+    likely = not saved.last or any(_equal(now, written) for written in (saved.last, scheduler.last))
+    return likely, likely
+
+
+def _equal(lrs: Sequence[float], written: Numbers) -> bool:
+    return all(math.isclose(lr, numbers["lr"], rel_tol=1e-6) for lr, numbers in zip(lrs, written, strict=False))
 
 
 def _use_saved(scheduler: Scheduler, state: Mapping[str, Any]) -> None:

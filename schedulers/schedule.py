@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .blocks import Clip, Head, Product, Repeat, from_dict
+from .blocks import HEADER, Clip, Head, Product, Repeat, from_dict
 from .lengths import Run, Steps, checked_total, share_out
+from .options import with_named_options
 from .phases import Decay, Exp, Hold, Jump, Phase, Table, To, finite, positive, shown
 from .resolved import Resolved, Segment
 from .shapes import Curve, choice
@@ -17,6 +18,7 @@ AFTER = ("hold", "raise", "repeat")
 VERSION = 1
 
 
+@with_named_options
 @dataclass(frozen=True)
 class Schedule:
     """Key-frames of a hyper-parameter: a value to start from and phases, each beginning where the last ended.
@@ -261,14 +263,14 @@ class Schedule:
         for number, entry in enumerate(entries, 1):
             if not isinstance(entry, Mapping):
                 raise TypeError(f"phase {number} must be a mapping, such as {{'to': 0, 'steps': 100}}, got {entry!r}")
-        header = {key: entries[0][key] for key in ("start", "after", "version") if entries and key in entries[0]}
+        header = {key: entries[0][key] for key in HEADER if entries and key in entries[0]}
         if header.pop("version", VERSION) != VERSION:
             raise ValueError(
                 f"the list has version {entries[0]['version']!r}, this release reads {VERSION}: update optzoo"
             )
         phases: list[Phase] = []
         for number, entry in enumerate(entries, 1):
-            body = {k: v for k, v in entry.items() if number > 1 or k not in ("start", "after", "version")}
+            body = {k: v for k, v in entry.items() if number > 1 or k not in HEADER}
             if "refined" in body:
                 phases += cls._refined_phases(body, number)
             elif body or len(entries) > 1:
@@ -352,7 +354,9 @@ class Schedule:
             try:
                 curve = phase.bind(value, begin, n, run)  # type: ignore[arg-type]
                 value = None if n is None else curve(n)
-            except (ValueError, OverflowError) as error:
+            except OverflowError as error:
+                raise ValueError(f"phase {number} ({phase}) leaves the range of floats within its {n} steps") from error
+            except ValueError as error:
                 raise ValueError(f"phase {number}: {error}" if len(self.phases) > 1 else str(error)) from error
             segments.append(Segment(begin, n, curve, phase))
             begin += n or 0

@@ -11,14 +11,16 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from . import others as beside
 from .lengths import Run, checked_total
 from .listening import Listener, with_hooks
+from .options import named
 from .resolved import Resolved
-from .restoring import Numbers, restore, state_of
+from .restoring import restore, state_of
 from .schedule import Schedule
 from .shapes import choice
 from .sources import read_schedule
-from .tracks import LR, BoundTrack, Key, Track, bind, read_track, untuned_length
+from .tracks import LR, BoundTrack, Key, Numbers, Track, bind, read_track, untuned_length
 
 CLOCKS = ("calls", "optimizer", "epochs", "samples", "tokens")
 CHANGES = ("warn", "raise", "ok", "use_saved")
@@ -35,6 +37,7 @@ class SchedulerOptions(TypedDict, total=False):
     steps_per_epoch: int | None
     on_change: str
     base: str
+    others: str
     last_epoch: int
 
 
@@ -48,6 +51,10 @@ class Scheduler(LRScheduler):
 
     Call ``step()`` after every ``optimizer.step()``, or let the optimizer do it with ``clock="optimizer"``.
 
+    The lr is set, not multiplied, so what others do to it between two steps is overruled. To join schedules, multiply
+    them: ``Scheduler(optimizer, a * b)``. ReduceLROnPlateau beside this one, or torch's schedulers beside it in
+    ChainedScheduler, need ``others="multiply"``.
+
     Args:
         optimizer: any torch optimizer.
         schedule: a :class:`Schedule`, a list of phases, or a string: a YAML or JSON file or text, or a preset such as
@@ -59,13 +66,20 @@ class Scheduler(LRScheduler):
             keys, ``"lr"`` for its schedule and others for tracks.
         clock: what counts. ``"calls"`` (default): calls of ``step()``. ``"optimizer"``: steps the optimizer really
             took, not those a GradScaler skipped; ``step()`` then does nothing, so it may be called at any time, as
-            frameworks do. Not within ``torch.compile(fullgraph=True)``, in SequentialLR, or where backward() steps
-            several optimizers. ``"epochs"``: calls of ``step()``, once an epoch. ``"samples"``, ``"tokens"``: what
-            :meth:`advance` is told.
+            frameworks do. The optimizer keeps the scheduler, until :meth:`remove` or another with the same keys takes
+            its place; a copy of the optimizer alone has none. Not within ``torch.compile(fullgraph=True)``, in
+            SequentialLR, or where backward() steps several optimizers. ``"epochs"``: calls of ``step()``, once an
+            epoch. ``"samples"``, ``"tokens"``: what :meth:`advance` is told.
         steps_per_epoch: what lengths such as ``"3ep"`` count in.
         on_change: what to do if a loaded state had other values at its step: ``"warn"`` (default) and go on with the
-            new schedule, ``"raise"``, ``"ok"``, or ``"use_saved"``: go on with the schedule of the state.
-        base: whose base values count after loading: ``"saved"`` (default), or the ``"config"``'s, this constructor's.
+            new schedule, ``"raise"``, ``"ok"``, or ``"use_saved"``: go on with the schedule of the state. Likewise if
+            the lr was changed by hand since an earlier schedule, whose base counts.
+        base: which base values count. ``"saved"`` (default): of a loaded state, and before one is loaded those an
+            earlier schedule left in the groups, as in torch. ``"current"``: what the groups hold now, for a second
+            stage at another lr; still those of a state that is loaded. ``"config"``: as ``"saved"``, but this
+            constructor's after loading.
+        others: what becomes of an lr that others changed between two steps: ``"warn"`` (default) once and overrule it,
+            ``"overrule"``, or ``"multiply"``: keep the factor, in ``lr_scale`` of the group.
         last_epoch: as in torch: -1 (default) for a fresh start, else the clock to go on from.
 
     Raises:
@@ -84,6 +98,7 @@ class Scheduler(LRScheduler):
     [0.0, 0.05, 0.1, 0.1, 0.1, 0.07500000000000001, 0.05, 0.025]
     """
 
+    @named
     def __init__(
         self,
         optimizer: Optimizer,
@@ -96,6 +111,7 @@ class Scheduler(LRScheduler):
         steps_per_epoch: int | None = None,
         on_change: str = "warn",
         base: str = "saved",
+        others: str = "warn",
         last_epoch: int = -1,
     ) -> None:
         # Not super().__init__(): it replaces optimizer.step to warn of an order of calls that does not matter here, and
@@ -104,7 +120,10 @@ class Scheduler(LRScheduler):
             raise TypeError(f"{type(optimizer).__name__} is not an Optimizer; give the optimizer itself")
         choice("clock", clock, CLOCKS)
         choice("on_change", on_change, CHANGES)
-        choice("base", base, ("saved", "config"))
+        choice("base", base, ("saved", "current", "config"))
+        choice("others", others, beside.OTHERS)
+        if last_epoch != -1 and base == "current":
+            raise ValueError(f"last_epoch={last_epoch} goes on with a schedule, base='current' begins one; take one")
         if last_epoch != -1 and any("initial_lr" not in group for group in optimizer.param_groups):
             raise ValueError(
                 f"last_epoch={last_epoch} goes on with a run, whose groups have 'initial_lr'; load the optimizer's "
@@ -116,14 +135,17 @@ class Scheduler(LRScheduler):
                 "and call step() after optimizer.step()"
             )
         self.optimizer = optimizer
-        self.clock, self._on_change, self._base = clock, on_change, base
+        self.clock, self.on_change, self.others, self._base = clock, on_change, others, base
         self._steps_per_epoch = checked_total(steps_per_epoch, "steps_per_epoch")
         self.lay_out(schedule, total, tracks or {}, groups or {})
         self.last_epoch: float = last_epoch  # type: ignore[assignment]
-        self._warned = False
+        self._warned = self.said_overruled = False
+        replaced = [] if last_epoch != -1 else beside.begin(self, base)
         self._initial_step()
+        self._replaced = replaced  # to be said at the first step
         self.configured = self.bases()
         self._listen()
+        beside.supersede(self)
 
     def lay_out(self, schedule: Any, total: int | None, tracks: Mapping[str, Any], groups: Mapping[Any, Any]) -> None:
         """Resolve everything, or raise for what does not fit and change nothing."""
@@ -155,7 +177,13 @@ class Scheduler(LRScheduler):
         self._heard, self._hook = 0, None
         optimizer = with_hooks(self.optimizer)
         if self.clock in ("optimizer", "calls") and optimizer is not None:
-            self._hook = optimizer.register_step_post_hook(Listener(self))
+            self._hook = Listener(self, optimizer).handle
+
+    def remove(self) -> None:
+        """Leave the optimizer, which then no longer counts for this scheduler; its values stay as they are."""
+        hook, self._hook = self._hook, None
+        if hook is not None:
+            hook.remove()
 
     def optimizer_stepped(self, optimizer: Optimizer) -> None:
         """Called by the optimizer after each of its steps."""
@@ -164,7 +192,7 @@ class Scheduler(LRScheduler):
             return
         self._heard += 1
         if self.clock == "optimizer":
-            self._update_lr()
+            self._count()
 
     def step(self, epoch: float | None = None) -> None:
         """Count one step; ``epoch`` sets the clock instead, as in torch.
@@ -177,14 +205,19 @@ class Scheduler(LRScheduler):
         elif self.clock in ("calls", "epochs"):
             self._check_calls()
             self._step_count += 1  # which torch's and Accelerate's code reads; the clock is last_epoch
-            self._update_lr()
+            self._count()
+
+    def _count(self) -> None:
+        replaced, self._replaced = self._replaced, []
+        beside.report(replaced, self.on_change)
+        beside.meet(self)
+        self._update_lr()
 
     def _check_calls(self) -> None:
         """At the first call: whether it comes after suspiciously many steps of the optimizer."""
-        hook, self._hook = self._hook, None
-        if hook is None:
+        if self._hook is None:
             return
-        hook.remove()
+        self.remove()
         if FEW <= self._heard <= (self.total or 0):
             warnings.warn(
                 f"step() is called once per {self._heard} optimizer steps, and total is {self.total}: if that counts "
@@ -210,7 +243,7 @@ class Scheduler(LRScheduler):
     def _update_lr(self, epoch: float | None = None) -> None:
         """Set the clock, by default to the next step, and write what is due. SequentialLR calls it with 0."""
         t = self.last_epoch + 1 if epoch is None else epoch
-        self._heard = 0
+        self._heard, self._replaced = 0, []
         values = self.values(t)  # raises before anything is changed
         self._warn_of_end(t)
         self.last_epoch = t
@@ -233,6 +266,11 @@ class Scheduler(LRScheduler):
     # Values
 
     @property
+    def keys(self) -> set[str]:
+        """The keys of the groups that are set."""
+        return set(self._keys)
+
+    @property
     def resolved(self) -> Resolved:
         """The schedule of the learning rate, as a function of the step: its multipliers."""
         curve = self._bound[None]["lr"].curve
@@ -247,7 +285,7 @@ class Scheduler(LRScheduler):
 
     def _group_values(self, number: int, group: dict[str, Any], t: float) -> dict[str, float]:
         values, lr_factor = {}, 1.0
-        for key, track in self._active(number, group):
+        for key, track in self.active(number, group):
             factor = track.factor(t, lr_factor)
             if key.text == "lr":
                 lr_factor = factor
@@ -255,7 +293,7 @@ class Scheduler(LRScheduler):
             values[key.text] = factor if track.mode == "set" else factor * _base(group, key)
         return values
 
-    def _active(self, number: int, group: Mapping[str, Any]) -> Iterator[tuple[Key, BoundTrack]]:
+    def active(self, number: int, group: Mapping[str, Any]) -> Iterator[tuple[Key, BoundTrack]]:
         """The keys that are set in a group, the lr first."""
         special = next((key for key in (group.get("name"), number) if key in self.special), None)
         for name, track in self._bound[special].items():
@@ -267,18 +305,19 @@ class Scheduler(LRScheduler):
     def write(self, values: Numbers) -> None:
         """Put values into the groups."""
         for number, (group, numbers) in enumerate(zip(self.optimizer.param_groups, values, strict=True)):
-            for key, track in self._active(number, group):
+            for key, track in self.active(number, group):
                 if track.mode != "set" and key.initial not in group:
                     group[key.initial] = key.read(group)
                 key.write(group, numbers[key.text])
-        self._last = values
+        self.last = values
+        beside.note(self.optimizer, values, self.last_epoch)
         self.base_lrs: list[float | Tensor] = [_base(group, LR) for group in self.optimizer.param_groups]
         self._last_lr = [_copy(group["lr"]) for group in self.optimizer.param_groups]
 
     def bases(self) -> Numbers:
         """Per group its own values, those that are multiplied."""
         return [
-            {key.text: _base(group, key) for key, track in self._active(number, group) if track.mode != "set"}
+            {key.text: _base(group, key) for key, track in self.active(number, group) if track.mode != "set"}
             for number, group in enumerate(self.optimizer.param_groups)
         ]
 
@@ -295,7 +334,7 @@ class Scheduler(LRScheduler):
 
     def get_last_values(self) -> list[dict[str, float]]:
         """Per group the values written last, by key."""
-        return [dict(values) for values in self._last]
+        return [dict(values) for values in self.last]
 
     # State
 
@@ -309,18 +348,20 @@ class Scheduler(LRScheduler):
         If they differ from those the state has for its step, ``on_change`` says what happens. The state may also be
         of a scheduler of torch or of Hugging Face transformers, whose clock and base values are taken.
 
-        Load the optimizer's state first. Where its learning rate is neither the state's nor this scheduler's, another
-        scheduler is at work, as in torch's SequentialLR, and only the clock is restored.
+        Load the optimizer's state first. Where the learning rate of the saved run was not this scheduler's, as in
+        torch's SequentialLR, only the clock is restored.
 
         Raises ValueError, and leaves all as it is, for what is no state, and for a change with ``on_change="raise"``.
         """
-        restore(self, state_dict, self._on_change, self.configured if self._base == "config" else None)
+        restore(self, state_dict, self.on_change, self.configured if self._base == "config" else None)
+        self._replaced = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_hook"}  # which is of this very optimizer
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        beside.note(self.optimizer, self.last, self.last_epoch)
         self._listen()
 
     def lightning(self) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from torch import Tensor
 from torch.optim import Optimizer
 
 from .lengths import Run
+from .options import with_named_options
 from .phases import finite
 from .resolved import Resolved
 from .schedule import Schedule
@@ -18,8 +19,11 @@ from .shapes import choice
 from .sources import read_schedule
 
 MODES = ("scale", "set", "follow")
+Numbers: TypeAlias = "list[dict[str, float]]"
+"""Per group numbers by key."""
 
 
+@with_named_options
 @dataclass(frozen=True)
 class Track:
     """What becomes of one key of the groups, beside the learning rate.

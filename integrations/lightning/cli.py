@@ -20,7 +20,7 @@ from optzoo.optimizers.core.options import nearest
 from optzoo.optimizers.core.wrapper import Base
 from optzoo.schedulers import Scheduler, presets  # noqa: F401  # presets: short names are those of imported classes
 
-from .schedules import steps_of
+from .schedules import for_run
 
 _Schedule: TypeAlias = (  # in the order in which short names are looked up
     Callable[[torch.optim.Optimizer], Scheduler]
@@ -43,7 +43,8 @@ class OptimizerCLI(LightningCLI):
       layer_decay: 0.8, lr: 1e-3}``; for PSGD those of :func:`optzoo.optimizers.psgd_groups`, which gives matrices to
       PSGD and the rest to AdamW. ``--groups null`` passes ``model.parameters()`` as they are.
     - **Per batch.** The schedule steps after every optimizer step, not every epoch. ReduceLROnPlateau, which needs a
-      metric, still steps every epoch. A ``total`` that is not given is ``trainer.estimated_stepping_batches``.
+      metric, still steps every epoch. A ``total`` that is not given is ``trainer.estimated_stepping_batches``; with an
+      IterableDataset that is known only with ``--trainer.max_steps``.
     - **Short names.** ``AdamW``, ``Lookahead``, ``WSD``, … are this library's, also where torch has one of that name.
       Every other optimizer or scheduler goes by its class path, and by name once its module is imported.
 
@@ -144,5 +145,6 @@ def _schedule(make: Callable[..., Any], optimizer: torch.optim.Optimizer, module
     keywords = getattr(make, "keywords", {})
     counts_steps = keywords.get("clock", "calls") in ("calls", "optimizer")
     if counts_steps and "total" in keywords and keywords["total"] is None:
-        return make(optimizer, total=steps_of(module.trainer))
+        remedy = "give the schedule its total (--lr_scheduler.total)"
+        return for_run(module.trainer, lambda steps: make(optimizer, total=steps), remedy)
     return make(optimizer)

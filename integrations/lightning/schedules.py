@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ class ScheduleCallback(Callback):
 
     What :class:`~optzoo.schedulers.Scheduler` does, for LightningModules that return their optimizer alone: the step is
     the Trainer's, so there is no state that could be lost, and a run that resumes is where it was. Fractions in the
-    schedule are of ``trainer.estimated_stepping_batches``.
+    schedule are of ``trainer.estimated_stepping_batches``; where the Trainer cannot tell, as with an IterableDataset
+    without ``max_steps``, lengths must be steps.
 
     Args:
         schedule: as Scheduler's: a Schedule, a list of phases (in YAML too), a preset such as ``"wsd,cooldown=0.1"``.
@@ -49,8 +51,12 @@ class ScheduleCallback(Callback):
                 f"{type(self).__name__}: configure_optimizers returns a {name}, and both would set the lr; take one"
             )
         optimizer = _one_optimizer(self, trainer, "give each a Scheduler with clock='optimizer'")
-        self._scheduler = Scheduler(
-            optimizer, self.schedule, steps_of(trainer), tracks=self.tracks, groups=self.groups, clock="samples"
+        self._scheduler = for_run(
+            trainer,
+            lambda steps: Scheduler(
+                optimizer, self.schedule, steps, tracks=self.tracks, groups=self.groups, clock="samples"
+            ),
+            "write the schedule in steps",
         )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -108,10 +114,19 @@ class GradNormCallback(Callback):
         self._loaded = state_dict or None
 
 
-def steps_of(trainer: Trainer) -> int | None:
-    """How many optimizer steps the run will take; None if it has no end."""
+def for_run(trainer: Trainer, make: Callable[[int | None], Scheduler], remedy: str) -> Scheduler:
+    """The scheduler that ``make`` makes for the number of steps of a run, which is None where there is none to know."""
     steps = trainer.estimated_stepping_batches
-    return None if math.isinf(steps) else int(steps)
+    known = math.isfinite(steps) and steps >= 0  # -1 stands for max_steps that is not set
+    try:
+        return make(max(int(steps), 1) if known else None)  # of no batches at all nothing is trained
+    except ValueError as error:
+        if known or "total" not in str(error):
+            raise
+        raise ValueError(
+            f"{error}. The Trainer cannot tell how many steps the run takes (max_steps={trainer.max_steps}, "
+            f"max_epochs={trainer.max_epochs}; an IterableDataset has no length): set its max_steps, or {remedy}"
+        ) from error
 
 
 def _one_optimizer(callback: Callback, trainer: Trainer, remedy: str) -> torch.optim.Optimizer:

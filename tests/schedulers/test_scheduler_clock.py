@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import warnings
 import weakref
@@ -13,7 +14,7 @@ import torch
 from torch.optim import lr_scheduler as torch_lr
 
 from optzoo.optimizers import AdamW, Cautious, Lookahead
-from optzoo.schedulers import Linear, OneCycle, Schedule, Scheduler
+from optzoo.schedulers import WSD, Linear, OneCycle, Schedule, Scheduler
 from support.scheduled import EXACT, EXACT_SCHEDULE, parameter, run, sgd
 
 
@@ -182,12 +183,95 @@ def test_one_cycle_as_a_later_stage() -> None:
     assert used == pytest.approx([0.05, 0.2 / 3, 0.25 / 3, 0.004, 0.052, 0.1])
 
 
-def test_scheduler_is_not_kept_alive() -> None:
+def test_a_scheduler_that_nobody_holds_is_kept_by_its_optimizer() -> None:
     optimizer = sgd()
-    gone = weakref.ref(Linear(optimizer, 10, clock="optimizer"))
+    Linear(optimizer, 10, clock="optimizer")
     gc.collect()
+    used = []
+    for _ in range(6):
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+    assert used == pytest.approx([0.1, 0.09, 0.08, 0.07, 0.06, 0.05])
+
+
+def test_what_an_optimizer_keeps_goes_with_it() -> None:
+    optimizer = sgd()
+    gone = weakref.ref(optimizer), weakref.ref(Linear(optimizer, 10, clock="optimizer"))
+    del optimizer
+    gc.collect()
+    assert [ref() for ref in gone] == [None, None]
+
+
+def test_the_hook_of_a_scheduler_that_is_gone_leaves() -> None:
+    optimizer = sgd()
+    gone = weakref.ref(Linear(optimizer, 10))
     assert gone() is None
+    assert not optimizer._optimizer_step_post_hooks
+    kept = [Linear(optimizer, 10) for _ in range(3)]
+    assert len(optimizer._optimizer_step_post_hooks) == 3
+    kept.pop(1)
+    assert len(optimizer._optimizer_step_post_hooks) == 2
+
+
+def test_remove() -> None:
+    optimizer = sgd()
+    scheduler = Linear(optimizer, 10, clock="optimizer")
     optimizer.step()
+    scheduler.remove()
+    scheduler.remove()
+    optimizer.step()
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.09)
+    assert scheduler.last_epoch == 1
+    assert not optimizer._optimizer_step_post_hooks
+
+
+@pytest.mark.parametrize("make", [torch.optim.SGD, AdamW, lambda p, lr: Lookahead(p, AdamW, lr=lr)])
+def test_copies_of_an_optimizer_count_once(make: Any) -> None:
+    """Hooks are not copied, as in torch: a scheduler that is copied too finds the copy, else the copy has none."""
+    optimizer = make([parameter()], lr=0.1)
+    scheduler = Linear(optimizer, 10, clock="optimizer")
+    optimizer.step()
+    twin, counting = copy.deepcopy((optimizer, scheduler))
+    assert twin is counting.optimizer
+    alone = copy.deepcopy(optimizer)
+    for stepped in (twin, alone):
+        stepped.step()
+    assert counting.last_epoch == 2
+    assert [o.param_groups[0]["lr"] for o in (optimizer, twin, alone)] == pytest.approx([0.09, 0.08, 0.09])
+
+
+def test_a_new_schedule_takes_the_place_of_one_that_counts_itself() -> None:
+    """As a cell of a notebook that is run again."""
+    optimizer = sgd(weight_decay=0.1)
+    first = Linear(optimizer, 10, clock="optimizer", tracks={"weight_decay": "follow"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first = Linear(optimizer, 10, clock="optimizer", tracks={"weight_decay": "follow"})  # nothing is lost
+        assert len(optimizer._optimizer_step_post_hooks) == 1
+        optimizer.step()
+    with pytest.warns(UserWarning, match="Linear, which counted.*ends at step 1 of 10: WSD takes its place"):
+        second = WSD(optimizer, 20, 4, clock="optimizer", tracks={"weight_decay": "follow"})
+    optimizer.step()
+    assert (first.last_epoch, second.last_epoch) == (1, 1)
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.04)
+    assert len(optimizer._optimizer_step_post_hooks) == 1
+    for _ in range(19):
+        optimizer.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        Linear(optimizer, 10, tracks={"weight_decay": "follow"})  # a second stage after the end of the first
+    assert second.last_epoch == 20
+
+
+def test_a_schedule_with_further_keys_stays() -> None:
+    optimizer = sgd(weight_decay=0.1)
+    decay = Linear(optimizer, 10, clock="optimizer", tracks={"weight_decay": "follow"})
+    lr = Linear(optimizer, 20, clock="optimizer")
+    with pytest.warns(UserWarning, match="another schedule sets it too, and the last one wins"):
+        run(optimizer, lr, 5)
+    assert decay.last_epoch == 5
+    assert optimizer.param_groups[0]["lr"] == pytest.approx(0.075)
+    assert optimizer.param_groups[0]["weight_decay"] == pytest.approx(0.05)
 
 
 def test_two_schedulers_on_one_optimizer() -> None:
