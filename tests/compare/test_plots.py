@@ -78,21 +78,39 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "report", str(folder)]) == 0
     assert (folder / "report.html").stat().st_size > 1_000_000
     output = str(tmp_path / "race.html")
-    assert main(["compare", "race", "saddle", "-o", "adamw,lion", "-o", output]) == 0
+    assert main(["compare", "race", "saddle", "-o", "adamw,lion", "--output", output]) == 0
     assert "written" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("order", [0, 1])
-def test_race_takes_optimizers_and_the_file_by_the_same_letter(
-    order: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-o", "adamw, lion", "--output", "race.html"],
+        ["--optimizers", "adamw", "-o", "lion", "--out", "race.html"],
+        ["-o", "adamw, lion", "-o", "race.html"],  # one letter for both, as it once was
+        ["-o", "race.html", "-o", "adamw, lion"],
+    ],
+    ids=" ".join,
+)
+def test_race_takes_optimizers_and_a_file(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "race.html"
-    given = [["-o", "adamw, lion"], ["-o", str(file)]]
-    assert main(["compare", "race", "bowl", *given[order], *given[1 - order]]) == 0
-    assert file.exists()
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "race", "bowl", *options]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["race.html"]
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines() if " lr " in line} == {"adamw", "lion"}
 
 
-def test_race_is_written_to_one_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", "race", "bowl", "-o", "a.gif", "-o", "b.html"]) == 2
-    assert "a.gif and b.html" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-o", "a.gif", "-o", "b.html"], "a.gif and b.html"),
+        (["-o", "a.gif", "--output", "b.html"], "a.gif and b.html"),
+        (["--output", "race.png"], "a race is written as .gif or .html, not 'race.png'"),
+        (["--output", "no/race.gif"], "there is no folder 'no'"),
+        (["-o", "adamv"], "did you mean 'adamw'"),
+    ],
+)
+def test_race_that_cannot_be_written(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "race", "bowl", *options]) == 2
+    assert message in capsys.readouterr().err
