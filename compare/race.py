@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .candidates import Candidate, get_candidate, get_candidates, registered
 from .errors import UsageError, require
+from .figures import Range, coinciding
 from .problem import Picture, Problem
 from .problems import PROBLEMS, get_problem
 from .protocol import FIRST_SEED
@@ -63,6 +64,13 @@ class Race:
 
     def paths(self, variant: Variant) -> tuple[Path, ...]:
         return self.tuned if variant == "tuned" else self.default
+
+    def coinciding(self, variant: Variant) -> dict[str, str]:
+        """The paths that hide each other, as `figures.coinciding` tells them."""
+        lines = {
+            path.optimizer: (path.points[:, 0].tolist(), path.points[:, 1].tolist()) for path in self.paths(variant)
+        }
+        return coinciding(lines, Range(*self.picture.x, log=False), Range(*self.picture.y, log=False))
 
     def contours(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """x, y and the function's values [y, x], as they are to be drawn: by logarithm if its picture says so."""
