@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from optzoo.schedulers.cli import add_commands as add_schedule_commands
 
+from .encoding import encodable
 from .errors import UsageError
 
 RUN_DESCRIPTION = """\
@@ -42,8 +43,13 @@ class Verb(NamedTuple):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 if a run failed, 2 for a request that cannot be run."""
-    arguments = _parser().parse_args(argv)
+    with encodable(sys.stdout, sys.stderr):
+        return _main(argv)
+
+
+def _main(argv: Sequence[str] | None) -> int:
     try:
+        arguments = _parser().parse_args(argv)
         status: int = arguments.command(arguments)
     except UsageError as error:
         print(f"optzoo: error: {error}", file=sys.stderr)
@@ -187,10 +193,14 @@ def _race(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("problem")
     parser.add_argument(
         "-o",
-        dest="given",
-        action="append",
-        metavar="NAMES|FILE",
-        help="comma-separated optimizers (default: all), and again for the .html or .gif to write",
+        "--optimizers",
+        type=names,
+        action="extend",
+        metavar="NAMES",
+        help="comma-separated (default: all); a name that ends in .html or .gif is the file",
+    )
+    parser.add_argument(
+        "--output", metavar="FILE", type=Path, help=".html or .gif (default: race-PROBLEM.html in this folder)"
     )
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .results import MISS, ClockName, Comparison, Study, Trial
 from .statistics import profile, ratios, times_of
 
 POINTS = 120  # of a curve; more cannot be told apart in a figure
+APART = 0.004  # of a figure's width or height: lines nearer than that, everywhere, are seen as one; about a pixel
 LARGEST_RATIO = 16.0  # of the profile's axis
 
 
@@ -42,6 +44,12 @@ class Range(NamedTuple):
     low: float
     high: float
     log: bool
+
+
+PROFILE = Range(1.0, LARGEST_RATIO, log=True), Range(0.0, 1.0, log=False)
+"""The axes of the profile."""
+Line: TypeAlias = tuple[Sequence[float], Sequence[float]]
+"""x and y."""
 
 
 class Parts(NamedTuple):
@@ -124,6 +132,58 @@ def costs(comparison: Comparison, problem: str) -> dict[str, Parts]:
             update = comparison.optimizer_us(study)
             found[study.optimizer] = Parts(step - update, 0.0, update)
     return found
+
+
+def coinciding(lines: Mapping[str, Line], x: Range, y: Range) -> dict[str, str]:
+    """The lines that lie on another one from end to end, by name, and the first that lies there, itself included.
+
+    They would hide each other: who draws them lets them take turns, dash by dash. What is out of the ranges drawn does
+    not count.
+
+    >>> lines = {"a": ([0, 1], [1, 2]), "b": ([0, 1], [2, 1]), "c": ([0, 1], [1, 2.001])}
+    >>> coinciding(lines, Range(0, 1, log=False), Range(1, 2, log=False))
+    {'a': 'a', 'c': 'a'}
+    """
+    drawn = {name: np.array([_placed(line[0], x), _placed(line[1], y)]) for name, line in lines.items()}
+    groups: dict[str, list[str]] = {}
+    for name, points in drawn.items():
+        first = next((other for other in groups if _within(points, drawn[other])), name)
+        groups.setdefault(first, []).append(name)
+    return {name: first for first, names in groups.items() for name in names if len(names) > 1}
+
+
+def coinciding_curves(curves: Mapping[str, Curve], shown: Range) -> dict[str, str]:
+    """As `coinciding`, of the medians."""
+    steps = [step for curve in curves.values() for step in curve.steps]
+    return coinciding({name: (c.steps, c.median) for name, c in curves.items()}, _all_of(steps, log=False), shown)
+
+
+def coinciding_rates(lines: Mapping[str, Line]) -> dict[str, str]:
+    """As `coinciding`, of learning rates and steps, or the metric at the end."""
+    lrs = [lr for line in lines.values() for lr in line[0]]
+    values = [value for line in lines.values() for value in line[1] if 0 < value < math.inf]
+    return coinciding(lines, _all_of(lrs, log=True), _all_of(values, log=True))
+
+
+def _all_of(values: Sequence[float], log: bool) -> Range:
+    return Range(min(values, default=1.0), max(values, default=1.0), log)
+
+
+def _within(a: NDArray[np.float64], b: NDArray[np.float64]) -> bool:
+    if a.shape != b.shape:
+        return False
+    gaps = np.isnan(a)
+    return bool((gaps == np.isnan(b)).all() and (np.abs(a - b) <= APART)[~gaps].all())
+
+
+def _placed(values: Sequence[float], axis: Range) -> NDArray[np.float64]:
+    """Where on an axis they are drawn: from 0 to 1."""
+    low, high = axis.low, axis.high
+    numbers = np.clip(np.asarray(values, dtype=np.float64), low, high)
+    if axis.log:
+        numbers, low, high = np.log(numbers), math.log(low), math.log(high)
+    placed: NDArray[np.float64] = (numbers - low) / ((high - low) or 1)
+    return placed
 
 
 def slowdown(comparison: Comparison, problem: str, clock: ClockName) -> dict[str, float]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import figures
 from .errors import UsageError, require
 from .results import MISS, Comparison
-from .styles import MATPLOTLIB_DASHES, styles
+from .styles import MATPLOTLIB_DASHES, Style, styles, turn
 
 if TYPE_CHECKING:
     from .race import Race
@@ -28,6 +28,7 @@ LOOK: dict[Any, Any] = {
 }
 SURFACE = {"cmap": "Greys", "alpha": 0.28}
 LEGEND_ENTRY = 1.1  # inches
+DASH = 4  # of lines that take turns, in line widths
 
 
 class NothingToDrawError(UsageError):
@@ -80,11 +81,9 @@ def write_gif(race: Race, path: str | Path) -> None:
 
     figure, (axes,) = _panels(1, scale=1.5)
     _contours(axes, race)
-    lines: dict[str, Any] = {}
-    looks = styles([run.optimizer for run in race.tuned])
-    for run in race.tuned:
-        lines[run.optimizer] = axes.plot([], [], label=run.optimizer, **_line(looks, run.optimizer))[0]
-    _legend(figure, lines)
+    looks, handles = styles([run.optimizer for run in race.tuned]), {}
+    lines = _lines(axes, _paths(race), race.coinciding("tuned"), looks, handles)
+    _legend(figure, handles)
     title = axes.set_title("")
 
     def draw(frame: int) -> list[Any]:
@@ -110,15 +109,16 @@ def _curves(comparison: Comparison) -> Any:
         studies = [study for study in _studies(comparison, problem.name) if study.evaluations]
         curves = {study.optimizer: figures.curve(study) for study in studies}
         goal = figures.target(studies)
+        shown = figures.metric_range(list(curves.values()), goal)
+        same = figures.coinciding_curves(curves, shown)
+        _lines(axes, {name: (c.steps, _gaps(c.median)) for name, c in curves.items()}, same, looks, handles)
         for name, curve in curves.items():
-            (handles[name],) = axes.plot(curve.steps, _gaps(curve.median), **_line(looks, name))
             color = looks[name].light
             axes.fill_between(curve.steps, _gaps(curve.low), _gaps(curve.high), color=color, alpha=alpha, lw=0)
             if curve.ends:
                 axes.plot(*zip(*curve.ends, strict=True), "x", ms=5, color=color)
         if math.isfinite(goal):
             axes.axhline(goal, color="black", lw=0.8, ls="--")
-        shown = figures.metric_range(list(curves.values()), goal)
         axes.set(title=problem.name, xlabel="step", ylabel=problem.metric_name, ylim=(shown.low, shown.high))
         axes.set_yscale("log" if shown.log else "linear")
         if shown.log and shown.high < 30 * shown.low:
@@ -139,9 +139,12 @@ def _rates(comparison: Comparison) -> Any:
         hits = [rate.hit for _, rates in found[problem.name] for rate in rates if rate.hit < MISS]
         low, high = (min(hits), max(hits)) if hits else (problem.eval_every, problem.budget)
         top = high * max((high / low) ** 0.14, 1.1)  # where misses are drawn: above all numbers, a miss is none
+        valleys = {
+            study.optimizer: ([rate.lr for rate in rates], _valley([rate.hit for rate in rates], top))
+            for study, rates in found[problem.name]
+        }
+        _lines(axes, valleys, figures.coinciding_rates(valleys), looks, handles, marker=".", ms=3)
         for study, rates in found[problem.name]:
-            lrs, drawn = [rate.lr for rate in rates], _valley([rate.hit for rate in rates], top)
-            (handles[study.optimizer],) = axes.plot(lrs, drawn, marker=".", ms=3, **_line(looks, study.optimizer))
             for lr, fill in ((study.default_lr, "white"), (study.lr, looks[study.optimizer].light)):
                 for rate in rates:
                     if math.isclose(rate.lr, lr, rel_tol=1e-3):
@@ -170,8 +173,7 @@ def _profile(comparison: Comparison) -> Any:
     lines = figures.profiles(comparison)
     figure, panels = _panels(1 if lines else 0, scale=1.6)
     for axes in panels:
-        for name, (taus, shares) in lines.items():
-            (handles[name],) = axes.step(taus, shares, where="post", **_line(looks, name))
+        _lines(axes, lines, figures.coinciding(lines, *figures.PROFILE), looks, handles, drawstyle="steps-post")
         axes.axvspan(1, 4, color="black", alpha=0.05, lw=0)
         axes.set(xscale="log", xlim=(1, figures.LARGEST_RATIO), ylim=(0, 1.02), ylabel="share of problems solved")
         axes.set_xticks([1, 2, 4, 8, 16], ["1", "2", "4", "8", "16"])
@@ -206,10 +208,12 @@ def _trajectories(comparison: Comparison) -> Any:
     figure, panels = _panels(len(races), scale=1.5)
     for axes, race in zip(panels, races, strict=True):
         _contours(axes, race)
+        same = race.coinciding("tuned")
+        _lines(axes, _paths(race), same, looks, handles)
         for run in race.tuned:
-            line = _line(looks, run.optimizer)
-            (handles[run.optimizer],) = axes.plot(run.points[:, 0], run.points[:, 1], **line)
-            axes.plot(*run.points[-1], "o", ms=5, color=looks[run.optimizer].light, mec="white", zorder=3)
+            index, count = turn(run.optimizer, same)
+            size = 5 + 3 * (count - 1 - index)  # rings where ends coincide
+            axes.plot(*run.points[-1], "o", ms=size, color=looks[run.optimizer].light, mec="white", zorder=3)
         axes.set_title(f"{race.problem.name}, {race.steps} steps")
     return _legend(figure, handles)
 
@@ -265,8 +269,29 @@ def _contours(axes: Any, race: Race) -> None:
     axes.set(xlabel="x", ylabel="y", xlim=race.picture.x, ylim=race.picture.y)
 
 
-def _line(looks: Any, name: str) -> dict[str, Any]:
-    return {"color": looks[name].light, "ls": MATPLOTLIB_DASHES[looks[name].dash], "lw": 1.1}
+def _paths(race: Race) -> dict[str, Any]:
+    return {run.optimizer: run.points.T for run in race.tuned}
+
+
+def _lines(
+    axes: Any,
+    lines: Mapping[str, Any],
+    same: Mapping[str, str],
+    looks: Mapping[str, Style],
+    handles: Any,
+    **options: Any,
+) -> dict[str, Any]:
+    """Draw lines by name and put them into the legend's handles; those that coincide take turns, dash by dash."""
+    from matplotlib.lines import Line2D
+
+    drawn = {}
+    for name, line in lines.items():
+        look = {"color": looks[name].light, "lw": 1.1, **options}
+        dash = MATPLOTLIB_DASHES[looks[name].dash]
+        index, count = turn(name, same)
+        (drawn[name],) = axes.plot(*line, ls=(-index * DASH, (DASH, (count - 1) * DASH)) if count > 1 else dash, **look)
+        handles[name] = Line2D([], [], ls=dash, **look)
+    return drawn
 
 
 def _gaps(values: Sequence[float]) -> list[float]:

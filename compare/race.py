@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .candidates import Candidate, get_candidate, get_candidates, registered
 from .errors import UsageError, require
+from .figures import Range, coinciding
 from .problem import Picture, Problem
 from .problems import PROBLEMS, get_problem
 from .protocol import FIRST_SEED
@@ -63,6 +64,13 @@ class Race:
 
     def paths(self, variant: Variant) -> tuple[Path, ...]:
         return self.tuned if variant == "tuned" else self.default
+
+    def coinciding(self, variant: Variant) -> dict[str, str]:
+        """The paths that hide each other, as `figures.coinciding` tells them."""
+        lines = {
+            path.optimizer: (path.points[:, 0].tolist(), path.points[:, 1].tolist()) for path in self.paths(variant)
+        }
+        return coinciding(lines, Range(*self.picture.x, log=False), Range(*self.picture.y, log=False))
 
     def contours(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
         """x, y and the function's values [y, x], as they are to be drawn: by logarithm if its picture says so."""
@@ -210,18 +218,22 @@ def _again(comparison: Comparison, study: Study) -> Request | None:
     return request if key_of(request.identity) == trial.key else None
 
 
-def command(problem: str, given: list[str] | None) -> int:
-    """`optzoo compare race`: writes race-PROBLEM.html, or a GIF. A file is told from optimizers by its suffix."""
-    files = [text for text in given or [] if FilePath(text).suffix in SUFFIXES]
+def command(problem: str, optimizers: list[str] | None, output: FilePath | None) -> int:
+    """`optzoo compare race`: writes race-PROBLEM.html, or a GIF.
+
+    A file among the optimizers, told by its suffix, is the output: `-o` was once the option for both.
+    """
+    names = [name for name in optimizers or [] if FilePath(name).suffix not in SUFFIXES]
+    files = [FilePath(name) for name in optimizers or [] if name not in names] + ([output] if output else [])
     if len(files) > 1:
-        raise UsageError(f"a race is written to one file, not to {' and '.join(files)}")
-    names = [name.strip() for text in given or [] if text not in files for name in text.split(",") if name.strip()]
-    optimizers = names or None
-    output = FilePath(files[0]) if files else FilePath(f"race-{problem}.html")
+        raise UsageError(f"a race is written to one file, not to {' and '.join(map(str, files))}")
+    output = files[0] if files else FilePath(f"race-{problem}.html")
+    if output.suffix not in SUFFIXES:
+        raise UsageError(f"a race is written as {' or '.join(SUFFIXES)}, not {output.name!r}")
     if not output.absolute().parent.is_dir():
         raise UsageError(f"there is no folder {str(output.parent)!r}")
     require(*(("matplotlib", "matplotlib") if output.suffix == ".gif" else ("plotly", "plotly")))
-    race = run_race(problem, optimizers)
+    race = run_race(problem, names or None)
     if output.suffix == ".gif":
         from .plots import write_gif
 

@@ -280,7 +280,8 @@ def load_average() -> float | None:
 def processor() -> str:
     """The name of the processor; the last bits of the results and all times depend on it."""
     cpuinfo = Path("/proc/cpuinfo")
-    names = re.findall(r"^model name\s*:\s*(.+)$", cpuinfo.read_text(), re.M) if cpuinfo.exists() else []
+    text = cpuinfo.read_text(encoding="utf-8", errors="replace") if cpuinfo.exists() else ""
+    names = re.findall(r"^model name\s*:\s*(.+)$", text, re.M)
     return names[0] if names else platform.processor() or platform.machine()
 
 

@@ -6,7 +6,7 @@ the ninth optimizer on, they come again with other dashes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 
@@ -40,3 +40,13 @@ def styles(optimizers: Sequence[str]) -> dict[str, Style]:
         name: Style(*COLORS[index % len(COLORS)], DASHES[index // len(COLORS) % len(DASHES)])
         for index, name in enumerate(optimizers)
     }
+
+
+def turn(name: str, same: Mapping[str, str]) -> tuple[int, int]:
+    """Of lines that lie on each other, as `figures.coinciding` finds them: which this one is, and of how many.
+
+    >>> turn("c", {"a": "a", "c": "a"})
+    (1, 2)
+    """
+    together = [other for other, first in same.items() if first == same.get(name)] or [name]
+    return together.index(name), len(together)

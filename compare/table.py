@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TextIO
 
+from .encoding import encodable
 from .errors import require
 from .results import MISS, ClockName, Comparison, ProblemInfo, Study
 from .statistics import Row, reference_of, summarize
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.table import Column, Table
 
 WIDTH_OF_A_FILE = 130  # columns, where there is no terminal to ask
 DASH, DAGGER = "–", "†"
@@ -27,18 +29,24 @@ CELLS: dict[str, str] = {
 
 def print_tables(comparison: Comparison, file: TextIO | None = None, by: By = "steps") -> None:
     """Print the summary, problems by optimizers, how it was done, on what, and the lints."""
+    file = file or sys.stdout
+    with encodable(file):
+        _print_tables(comparison, file, by)
+
+
+def _print_tables(comparison: Comparison, file: TextIO, by: By) -> None:
     require("rich", "rich")
     from rich.console import Console
     from rich.text import Text
 
-    console = Console(file=file or sys.stdout, highlight=False)
-    if not console.is_terminal:
+    console = Console(file=file, highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console.width = WIDTH_OF_A_FILE
     rows = summarize(comparison)
-    if rows and rows[0].problems:
-        console.print(summary_table(comparison, rows))
-    for part in _parts(comparison.optimizers, console.width):
-        console.print(cell_table(comparison, part, by))
+    tables = [summary_table(comparison, rows)] if rows and rows[0].problems else []
+    for table in (*tables, cell_table(comparison, comparison.optimizers, by)):
+        for part in _parts(table, console.width):
+            console.print(part)
     legend = "Median over the evaluation seeds; (2/3): seeds that reach it; *: hit, then lost by the end."
     console.print(Text(f"{CELLS[by]}. {legend}", style="dim"))
     if footnote := dagger_note(comparison):
@@ -161,25 +169,43 @@ def dagger_note(comparison: Comparison) -> str | None:
     return f"{DAGGER}: {what}: {listed}."
 
 
-def _parts(optimizers: Sequence[str], width: int) -> list[Sequence[str]]:
-    """As many optimizers beside each other as fit."""
-    parts: list[list[str]] = []
+def _parts(table: Table, width: int) -> list[Table]:
+    """A table as several that are no wider than that, each with the first column: no line of them has to be broken."""
+    first, *others = table.columns
+    left = min(_width(first), width - 4 - max(map(_width, others), default=0))
+    parts: list[list[Column]] = []
     room = 0
-    for name in optimizers:
-        need = min(max(len(name), 9), 24) + 2
-        if need > room:
-            parts.append([])
-            room = width - 18
-        parts[-1].append(name)
-        room -= need
-    return list(parts)
+    for column in others:
+        if not parts or _width(column) + 2 > room:
+            parts.append([first])
+            room = width - 2 - left
+        parts[-1].append(column)
+        room -= _width(column) + 2
+    return [_of_columns(part) for part in parts]
+
+
+def _of_columns(columns: Sequence[Column]) -> Table:
+    table = _table()
+    for column in columns:
+        table.add_column(column.header, justify=column.justify, overflow=column.overflow)
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*cells)
+    return table
+
+
+def _width(column: Column) -> int:
+    from rich.cells import cell_len
+
+    texts = [str(cell) for cell in (column.header, *column.cells)]
+    return max((cell_len(line) for text in texts for line in text.splitlines()), default=0)
 
 
 def _table() -> Table:
-    from rich import box
+    from rich.box import SIMPLE_HEAD, Box
     from rich.table import Table
 
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    head = Box(str(SIMPLE_HEAD), ascii=True)  # else rich frames all cells, wider, where the encoding lacks its line
+    return Table(box=head, pad_edge=False, collapse_padding=True)
 
 
 def _wall(comparison: Comparison) -> str:

@@ -14,9 +14,17 @@ const shown = (lines) => NAMES.filter((name) => name in lines && !off.has(name))
 const faded = (hex, opacity) => hex + Math.round(255 * opacity).toString(16).padStart(2, "0");
 const short = (value) => value === null ? "–" : Number(value.toPrecision(3)).toString().replace("e+", "e");
 
-function stroke(name, width = 2) {
-  return { color: color(name), width, dash: DATA.optimizers[name].dash };
+// Lines that coincide would hide each other: those shown take turns, dash by dash. `same` names the first of each group.
+function together(name, same) {
+  return name in same ? NAMES.filter((other) => same[other] === same[name] && !off.has(other)) : [name];
 }
+function stroke(name, width, same) {
+  const names = together(name, same), turn = names.indexOf(name), after = names.length - 1 - turn;
+  const dash = after + turn ? `0px,${7 * turn}px,7px,${7 * after}px` : DATA.optimizers[name].dash;
+  return { color: color(name), width, dash };
+}
+const label = (name, same) => together(name, same).join(" = ");
+const rings = (name, same, size) => size + 5 * (together(name, same).reverse().indexOf(name)); // dots that coincide
 
 function axis(title, options = {}) {
   return {
@@ -47,10 +55,10 @@ const across = (y, style) => ({ type: "line", xref: "paper", x0: 0, x1: 1, y0: y
 
 const FIGURES = {
   profile() {
-    const lines = DATA.profile[choice.clock];
+    const { lines, same } = DATA.profile[choice.clock];
     const traces = shown(lines).map((name) => ({
-      x: lines[name][0], y: lines[name][1].map((share) => 100 * share), name, mode: "lines", line: { ...stroke(name, 2.5), shape: "hv" },
-      hovertemplate: `${name}: %{y:.0f} % within %{x:.2f}×<extra></extra>`,
+      x: lines[name][0], y: lines[name][1].map((share) => 100 * share), name, mode: "lines", line: { ...stroke(name, 2.5, same), shape: "hv" },
+      hovertemplate: `${label(name, same)}: %{y:.0f} % within %{x:.2f}×<extra></extra>`,
     }));
     const range = [-0.01, Math.log10(16)];
     return [traces, layout(
@@ -61,7 +69,7 @@ const FIGURES = {
   },
 
   curves(problem) {
-    const { lines, target, range, metric, budget } = DATA.curves[problem];
+    const { lines, same, target, range, metric, budget } = DATA.curves[problem];
     const type = range.log ? "log" : "linear";
     const limits = range.log ? [Math.log10(range.low), Math.log10(range.high)] : [range.low, range.high];
     const traces = [];
@@ -78,12 +86,12 @@ const FIGURES = {
     }
     for (const name of shown(lines)) {
       const line = lines[name];
-      traces.push({ x: line.steps, y: line.median, name, mode: "lines", line: stroke(name, 1.8), hovertemplate: `${name}: %{y:.3g} at step %{x}<extra></extra>` });
+      traces.push({ x: line.steps, y: line.median, name, mode: "lines", line: stroke(name, 1.8, same), hovertemplate: `${label(name, same)}: %{y:.3g} at step %{x}<extra></extra>` });
       const ends = line.ends.map(([step, value]) => [step, Math.min(Math.max(value, range.low), range.high)]); // else they are out of the figure
       if (ends.length) traces.push({ x: ends.map(([step]) => step), y: ends.map(([, value]) => value), mode: "markers", cliponaxis: false, marker: { symbol: "x-thin", size: 8, line: { color: color(name), width: 2 } }, hovertemplate: `${name}: a run diverged or failed after step %{x}<extra></extra>` });
       if (line.hit !== null) {
         const index = line.steps.findIndex((step) => step >= line.hit);
-        traces.push({ x: [line.hit], y: [line.median[index]], mode: "markers", marker: { color: color(name), size: 7, line: { color: token("--bg"), width: 1.5 } }, hovertemplate: `${name}: target at step %{x}<extra></extra>` });
+        traces.push({ x: [line.hit], y: [line.median[index]], mode: "markers", marker: { color: color(name), size: rings(name, same, 7), line: { color: token("--bg"), width: 1.5 } }, hovertemplate: `${label(name, same)}: target at step %{x}<extra></extra>` });
       }
     }
     const goal = target === null ? [] : [across(target, { color: token("--text"), width: 1, dash: "dash" })];
@@ -92,7 +100,7 @@ const FIGURES = {
   },
 
   rates(problem) {
-    const lines = DATA.rates[problem];
+    const { lines } = DATA.rates[problem], same = DATA.rates[problem].same[choice.rate];
     const final = choice.rate === "final";
     const all = shown(lines);
     const every = NAMES.filter((name) => name in lines);
@@ -107,10 +115,10 @@ const FIGURES = {
       const value = lines[name][choice.rate];
       const known = value.map((item) => item !== null);
       const y = value.map((item, index) => known[index] ? Math.max(item, 10 ** base) : known[index - 1] || known[index + 1] ? 10 ** top : null);
-      traces.push({ x: lr, y, name, mode: "lines+markers", line: stroke(name, 1.8), marker: { size: known.map((here) => here ? 5 : 0), color: color(name) }, text: value.map((item) => item === null ? final ? "diverged" : "a miss" : short(item)), hovertemplate: `${name}: lr %{x:.2g}, %{text}<extra></extra>` });
+      traces.push({ x: lr, y, name, mode: "lines+markers", line: stroke(name, 1.8, same), marker: { size: known.map((here) => here ? 5 : 0), color: color(name) }, text: value.map((item) => item === null ? final ? "diverged" : "a miss" : short(item)), hovertemplate: `${label(name, same)}: lr %{x:.2g}, %{text}<extra></extra>` });
       for (const [rate, symbol, what] of [[lines[name].default, "circle-open", "default"], [chosen, "circle", "chosen"]]) {
         const index = rate === null ? -1 : lr.findIndex((value) => Math.abs(Math.log(value / rate)) < 1e-3);
-        if (index >= 0) traces.push({ x: [lr[index]], y: [y[index] ?? 10 ** top], mode: "markers", marker: { symbol, size: 10, color: color(name), line: { color: symbol === "circle" ? token("--bg") : color(name), width: 1.5 } }, hovertemplate: `${name}: lr %{x:.2g}, ${what}<extra></extra>` });
+        if (index >= 0) traces.push({ x: [lr[index]], y: [y[index] ?? 10 ** top], mode: "markers", marker: { symbol, size: rings(name, same, 10), color: color(name), line: { color: symbol === "circle" ? token("--bg") : color(name), width: 1.5 } }, hovertemplate: `${name}: lr %{x:.2g}, ${what}<extra></extra>` });
       }
     }
     const range = [base - 0.08 * span, top + 0.06 * span];
@@ -127,14 +135,14 @@ const FIGURES = {
     const gray = dark() ? [[0, "#3a4350"], [1, "#12161b"]] : [[0, "#cfd8e3"], [1, "#ffffff"]];
     const contours = { type: "contour", x: race.x, y: race.y, z: race.z, ncontours: 18, colorscale: gray, showscale: false, line: { width: 0.5, color: token("--muted"), smoothing: 0.6 }, opacity: 0.9, hoverinfo: "skip" };
     const minima = { x: race.minima.map((p) => p[0]), y: race.minima.map((p) => p[1]), mode: "markers", marker: { symbol: "star", size: 13, color: token("--text"), line: { color: token("--bg"), width: 1 } }, hovertemplate: "minimum<extra></extra>" };
-    const names = shown(race[choice.variant]);
+    const names = shown(race[choice.variant]), same = race.same[choice.variant];
     const moving = names.flatMap((name) => {
       const { line, head } = position(race, name);
       const lr = race[choice.variant][name].lr;
-      const text = `${name}, ${lr === null ? "own lr" : "lr " + short(lr)}<extra></extra>`;
+      const text = `${label(name, same)}, ${lr === null ? "own lr" : "lr " + short(lr)}<extra></extra>`;
       return [
-        { ...line, name, mode: "lines", line: stroke(name, 1.8), hovertemplate: text },
-        { ...head, name, mode: "markers", marker: { size: 8, color: color(name), line: { color: token("--bg"), width: 1.2 } }, hovertemplate: text },
+        { ...line, name, mode: "lines", line: stroke(name, 1.8, same), hovertemplate: text },
+        { ...head, name, mode: "markers", marker: { size: rings(name, same, 8), color: color(name), line: { color: token("--bg"), width: 1.2 } }, hovertemplate: text },
       ];
     });
     const range = (values) => [values[0], values[values.length - 1]];

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import figures
-from ..results import CLOCKS, MISS, Comparison, Study, finite
+from ..results import CLOCKS, MISS, ClockName, Comparison, Study, finite
 from ..statistics import reference_of, summarize
 from ..styles import styles
 from ..table import CELLS, cell_text, cell_value, dagger_note, extra_text, extras_of
@@ -36,7 +36,7 @@ def report_page(comparison: Comparison, live: bool) -> str:
     raced = {path.optimizer for race in races for path in race.tuned}
     data: dict[str, Any] = {
         "optimizers": _looks(comparison.optimizers),
-        "profile": {clock: figures.profiles(comparison, clock) for clock in CLOCKS},
+        "profile": {clock: _profile(comparison, clock) for clock in CLOCKS},
         "curves": {problem.name: _curves(comparison, problem.name) for problem in comparison.problems},
         "rates": {problem.name: _rates(comparison, problem.name) for problem in comparison.problems},
         "costs": {problem.name: figures.costs(comparison, problem.name) for problem in comparison.problems},
@@ -62,7 +62,7 @@ def report_page(comparison: Comparison, live: bool) -> str:
         clock_names=CLOCK_NAMES,
         reference=reference_of(comparison),
         curves=[problem for problem in problems if data["curves"][problem.name]["lines"]],
-        rates=[problem for problem in problems if data["rates"][problem.name]],
+        rates=[problem for problem in problems if data["rates"][problem.name]["lines"]],
         full_length=not comparison.protocol.get("stop_at_hit"),
         costs=[problem.name for problem in problems if data["costs"][problem.name]],
         races=races,
@@ -132,6 +132,11 @@ def _looks(optimizers: Any) -> dict[str, Any]:
     return {name: style._asdict() for name, style in styles(list(optimizers)).items()}
 
 
+def _profile(comparison: Comparison, clock: ClockName) -> dict[str, Any]:
+    lines = figures.profiles(comparison, clock)
+    return {"lines": lines, "same": figures.coinciding(lines, *figures.PROFILE)}
+
+
 def _curves(comparison: Comparison, problem: str) -> dict[str, Any]:
     studies = [study for study in comparison.studies if study.problem == problem and study.evaluations]
     curves = {study.optimizer: figures.curve(study) for study in studies}
@@ -141,10 +146,12 @@ def _curves(comparison: Comparison, problem: str) -> dict[str, Any]:
     for study in studies:
         if study.optimizer in lines:
             lines[study.optimizer]["hit"] = study.hit
+    shown = figures.metric_range([curves[name] for name in lines], goal)
     return {
         "lines": lines,
+        "same": figures.coinciding_curves({name: curves[name] for name in lines}, shown),
         "target": goal,
-        "range": figures.metric_range([curves[name] for name in lines], goal)._asdict(),
+        "range": shown._asdict(),
         "metric": info.metric_name,
         "budget": info.budget,
     }
@@ -156,7 +163,11 @@ def _rates(comparison: Comparison, problem: str) -> dict[str, Any]:
         if study.problem == problem and len(rates := figures.rates(study)) > 1:
             columns = {name: [getattr(rate, name) for rate in rates] for name in ("lr", "hit", "final")}
             lines[study.optimizer] = {**columns, "chosen": study.lr, "default": study.default_lr}
-    return lines
+    same = {
+        rate: figures.coinciding_rates({name: (line["lr"], line[rate]) for name, line in lines.items()})
+        for rate in ("hit", "final")
+    }
+    return {"lines": lines, "same": same}
 
 
 def _heat(comparison: Comparison, by: Any) -> list[dict[str, Any]]:
@@ -214,6 +225,7 @@ def _race(race: Race) -> dict[str, Any]:
         "minima": [list(point) for point in race.picture.minima], "steps": race.steps, "stride": stride,
         "frames": frames,
     }  # fmt: skip
+    document["same"] = {}
     for variant in ("tuned", "default"):
         document[variant] = {
             path.optimizer: {
@@ -224,6 +236,7 @@ def _race(race: Race) -> dict[str, Any]:
             }
             for path in race.paths(variant)
         }
+        document["same"][variant] = race.coinciding(variant)
     return document
 
 

@@ -32,3 +32,24 @@ def test_a_run_that_fails_ends_too(make):
     assert curve.ends == [(10, 5)]
     assert curve.median == [9, 5, math.inf]
     assert curve.high == [9, 5, 4]
+
+
+def test_lines_coincide_where_no_eye_tells_them_apart():
+    axes = figures.Range(0, 10, log=False), figures.Range(1e-3, 1, log=True)
+    lines = {
+        "a": ([0, 5, 10], [1, 1e-1, 1e-3]),
+        "nearly a": ([0, 5, 10], [1, 1.01e-1, 1e-3]),
+        "above": ([0, 5, 10], [1, 1.2e-1, 1e-3]),
+        "out of sight": ([0, 5, 10], [50, 1e-1, 1e-9]),
+        "shorter": ([0, 5], [1, 1e-1]),
+        "broken": ([0, 5, 10], [1, math.nan, 1e-3]),
+    }
+    assert figures.coinciding(lines, *axes) == dict.fromkeys(["a", "nearly a", "out of sight"], "a")
+    assert figures.coinciding({}, *axes) == {}
+
+
+def test_curves_that_coincide(make):
+    curves = [[9, 5, 0.5], [9, 5, 0.5], [9, 0.5, 0.4]]
+    studies = {name: figures.curve(make.study(curve)) for name, curve in zip("abc", curves, strict=True)}
+    shown = figures.metric_range(list(studies.values()), 1.0)
+    assert figures.coinciding_curves(studies, shown) == {"a": "a", "b": "a"}

@@ -18,6 +18,7 @@ from optzoo.compare import compare
 from optzoo.compare.errors import UsageError
 from optzoo.compare.report import write_report
 from optzoo.compare.results import Comparison
+from optzoo.optimizers import list_optimizers
 
 SECTIONS = ("summary", "profile", "curves", "rates", "heat", "paths", "card", "cost", "protocol")
 CHROMIUM = "/usr/bin/chromium"
@@ -142,7 +143,8 @@ def test_no_such_folder(make: Any, tmp_path: Path) -> None:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of a real comparison, a small one."""
     path = tmp_path_factory.mktemp("report") / "report.html"
-    comparison = compare(["adamw", "lion", "psgd"], ["quad_rot", "saddle"], quick=True, seeds=2, timing=False, jobs=1)
+    optimizers = ["adamw", "lion", "psgd", "adam"]  # Adam and AdamW are one without weight decay
+    comparison = compare(optimizers, ["quad_rot", "saddle"], quick=True, seeds=2, timing=False, jobs=1)
     write_report(comparison, path)
     return path
 
@@ -235,6 +237,36 @@ def test_theme_and_legend(look: Any) -> None:
     page.locator("#all").click()
     assert row.is_visible()
     assert seen.complaints == []
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_lines_that_coincide_take_turns(look: Any) -> None:
+    page = look().page
+    dashes = "Object.fromEntries([...document.querySelector('#curves .chart').data].map(t => [t.name, t.line?.dash]))"
+    page.locator("#curves .chart").first.scroll_into_view_if_needed()
+    page.locator("#curves .chart .main-svg").first.wait_for(timeout=20_000)
+    shown = page.evaluate(dashes)
+    assert (shown["adamw"], shown["adam"]) == ("0px,0px,7px,7px", "0px,7px,7px,0px")
+    assert shown["lion"] == shown["psgd"] == "solid"
+    page.locator('#legend [data-optimizer="adam"]').click()
+    assert page.evaluate(dashes)["adamw"] == "solid"  # nobody is under it any more
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_the_legend_is_whole_on_a_phone(chromium: Any, make: Any, tmp_path: Path) -> None:
+    names = [*list_optimizers(), "my_package.optimizers:Mine"]
+    write_report(make.comparison(*(make.study([9, 0.5, 0.5], optimizer=name) for name in names)), tmp_path / "r.html")
+    seen = Seen(chromium, tmp_path / "r.html", width=390)
+    boxes = [chip.bounding_box() for chip in seen.page.locator("#legend .optimizer").all()]
+    assert len(boxes) == len(names)
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes)
+    bar = seen.page.locator("#bar").bounding_box()
+    assert all(box["y"] + box["height"] <= bar["y"] + bar["height"] for box in boxes)
+    assert bar["height"] < 200  # of 900; it stays in sight
+    seen.keep("phone-legend", tmp_path)
+    seen.context.close()
 
 
 @pytest.mark.browser

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from optzoo.compare.plots import FIGURES, write_gif, write_plot
 from optzoo.compare.race import run_race
 from optzoo.compare.report import write_race
 from optzoo.compare.results import Comparison
+from optzoo.compare.styles import styles
 
 
 @pytest.fixture
@@ -34,6 +36,25 @@ def test_figures_are_written(figure: str, comparison: Comparison, tmp_path: Path
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     if figure != "cost":
         assert b"lion" in (tmp_path / "a.svg").read_bytes() or b"<path" in (tmp_path / "a.svg").read_bytes()
+
+
+@pytest.mark.parametrize("figure", ["curves", "profile", "lr"])
+def test_lines_that_coincide_are_all_seen(figure: str, make: Any, tmp_path: Path) -> None:
+    """As far as the figure goes, not only in its legend; the same optimizer under three names has the same runs."""
+    from matplotlib.image import imread
+
+    curve = [9, 5, 3, 2, 0.5, 0.5, 0.5]
+    studies = []
+    for name in ("adamw", "adam", "cadamw"):
+        study = make.study(curve, optimizer=name)
+        screened = [make.trial(curve, lr=lr, seed=0, stage="screen") for lr in (0.01, 0.1, 1.0)]
+        studies.append(dataclasses.replace(study, trials=(*screened, *study.evaluations)))
+    write_plot(make.comparison(*studies), figure, tmp_path / "figure.png")
+    pixels = (imread(tmp_path / "figure.png")[..., :3] * 255).round().astype(int)
+    for name, style in styles(["adamw", "adam", "cadamw"]).items():
+        color = [int(style.light[index : index + 2], 16) for index in (1, 3, 5)]
+        columns = np.flatnonzero((np.abs(pixels - color).max(-1) < 40).any(0))
+        assert len(columns) > 60, name  # pixels across; a sample in the legend has 32
 
 
 def test_bad_requests(comparison: Comparison, make: Any, tmp_path: Path) -> None:
@@ -78,21 +99,39 @@ def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "report", str(folder)]) == 0
     assert (folder / "report.html").stat().st_size > 1_000_000
     output = str(tmp_path / "race.html")
-    assert main(["compare", "race", "saddle", "-o", "adamw,lion", "-o", output]) == 0
+    assert main(["compare", "race", "saddle", "-o", "adamw,lion", "--output", output]) == 0
     assert "written" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("order", [0, 1])
-def test_race_takes_optimizers_and_the_file_by_the_same_letter(
-    order: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["-o", "adamw, lion", "--output", "race.html"],
+        ["--optimizers", "adamw", "-o", "lion", "--out", "race.html"],
+        ["-o", "adamw, lion", "-o", "race.html"],  # one letter for both, as it once was
+        ["-o", "race.html", "-o", "adamw, lion"],
+    ],
+    ids=" ".join,
+)
+def test_race_takes_optimizers_and_a_file(
+    options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file = tmp_path / "race.html"
-    given = [["-o", "adamw, lion"], ["-o", str(file)]]
-    assert main(["compare", "race", "bowl", *given[order], *given[1 - order]]) == 0
-    assert file.exists()
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", "race", "bowl", *options]) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["race.html"]
     assert {line.split()[0] for line in capsys.readouterr().out.splitlines() if " lr " in line} == {"adamw", "lion"}
 
 
-def test_race_is_written_to_one_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["compare", "race", "bowl", "-o", "a.gif", "-o", "b.html"]) == 2
-    assert "a.gif and b.html" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["-o", "a.gif", "-o", "b.html"], "a.gif and b.html"),
+        (["-o", "a.gif", "--output", "b.html"], "a.gif and b.html"),
+        (["--output", "race.png"], "a race is written as .gif or .html, not 'race.png'"),
+        (["--output", "no/race.gif"], "there is no folder 'no'"),
+        (["-o", "ademamx"], "did you mean 'ademamix'"),
+    ],
+)
+def test_race_that_cannot_be_written(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "race", "bowl", *options]) == 2
+    assert message in capsys.readouterr().err

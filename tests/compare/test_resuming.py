@@ -78,15 +78,29 @@ def test_one_more_optimizer_or_seed_costs_its_own_runs_alone(tmp_path):
 OPTIMIZED, PROBLEMS = ["adamw", "adam", "lion"], ["bowl", "quad"]
 
 
+IGNORING = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]  # as nohup's jobs and those of `&` in a script do
+COMMAND = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from optzoo.compare.cli import main
+sys.exit(main())
+"""
+
+
 def command(folder: Path) -> list[str]:
+    """It hears Ctrl-C whatever it was started from; a process inherits that it ignores interrupts."""
     arguments = ["compare", "run", "--quick", "-o", ",".join(OPTIMIZED), "-p", ",".join(PROBLEMS), "--no-timing"]
-    return [sys.executable, "-m", "optzoo.compare.cli", *arguments, "--out", str(folder)]
+    return [sys.executable, "-c", COMMAND, *arguments, "--out", str(folder)]
 
 
 def begin(folder: Path) -> "subprocess.Popen[str]":
-    """The command in a process group of its own, once it has made its first study."""
+    """The command in a process group of its own, from a parent that ignores interrupts, after its first study."""
     process = subprocess.Popen(
-        command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*IGNORING, *command(folder)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     limit = threading.Timer(120, process.kill)
     limit.start()
