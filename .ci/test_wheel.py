@@ -33,7 +33,7 @@ def test_wheel_imports_with_nothing_but_torch_and_numpy(tmp_path: Path) -> None:
     run(python, "-m", "pip", "install", "--constraint", ROOT / "constraints.txt", wheel, cwd=tmp_path)
     names = run(python, "-c", IMPORT_EVERYTHING, cwd=tmp_path).split()
     assert {"optzoo.optimizers.adam", "optzoo.optimizers.core.optimizer", "optzoo.compare.cli"} <= set(names)
-    assert {"optzoo.schedulers", "optzoo.integrations"} <= set(names)
+    assert {"optzoo.schedulers", "optzoo.integrations", "optzoo.__main__"} <= set(names)
     (installed,) = (tmp_path / "empty" / "lib").rglob("site-packages/optzoo")
     packages = [init.parent for init in installed.rglob("__init__.py")]
     assert [package for package in packages if not (package / "py.typed").is_file()] == []

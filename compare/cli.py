@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from optzoo import __version__
 from optzoo.schedulers.cli import add_commands as add_schedule_commands
 
 from .encoding import encodable
@@ -65,6 +66,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="optzoo", description="PyTorch optimizers, compared.")
+    parser.add_argument("--version", action="version", version=f"optzoo {__version__}")
     topics = parser.add_subparsers(title="commands", required=True, metavar="compare | schedule")
     _add_verbs(topics.add_parser("compare", help="compare optimizers on bundled problems"), COMPARE)
     add_schedule_commands(topics)
