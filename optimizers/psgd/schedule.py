@@ -10,6 +10,10 @@ from typing import TypeAlias
 Probability: TypeAlias = "float | Callable[[int], float] | None"
 
 FLAT, DECAY, FLOOR = 500, 1e-3, 0.03
+LAST = FLAT + math.floor(-math.log(FLOOR) / DECAY)
+"""The last step whose probability is above FLOOR."""
+APART = 1024
+"""Steps between the sums of a function's values that are kept."""
 
 
 def default_probability(step: int) -> float:
@@ -34,18 +38,40 @@ def updates_until(step: int, probability: Probability) -> int:
     if isinstance(probability, (int, float)):
         total = step * probability
     else:
-        total = _sums(probability or default_probability)(step)
+        total = _default_sum(step) if probability is None else _sums(probability)(step)
     return math.ceil(total - 1e-6)  # whole numbers are met but for rounding
+
+
+def _default_sum(step: int) -> float:
+    """The sum of ``default_probability``: ones, Σ e^(-0.001 j) = (1 - e^(-0.001 n)) / (e^0.001 - 1), and 0.03.
+
+    Added up one by one it is the same but for rounding, which grows by 3e-11 a step. On the floor the sum comes no
+    nearer to where it is rounded up than 0.0016: decisions are the same for the first 68 million steps.
+    """
+    falling = max(min(step, LAST) - FLAT, 0)
+    series = -math.expm1(-DECAY * falling) / math.expm1(DECAY)
+    return min(step, FLAT) + series + FLOOR * max(step - LAST, 0)
 
 
 @lru_cache(maxsize=64)
 def _sums(probability: Callable[[int], float]) -> Callable[[int], float]:
-    """Sums of the probabilities, which are kept, so that a step adds one term."""
-    sums = [0.0]
+    """Sums of the probabilities, of which every 1024th and those of the last blocks in use are kept."""
+    starts = [0.0]
+
+    @lru_cache(maxsize=8)
+    def block(number: int) -> list[float]:
+        return [starts[number]]
 
     def total(step: int) -> float:
-        while len(sums) <= step:
-            sums.append(sums[-1] + float(probability(len(sums))))
-        return sums[step]
+        number, rest = divmod(step, APART)
+        while len(starts) <= number:
+            starts.append(within(len(starts) - 1, APART))
+        return within(number, rest)
+
+    def within(number: int, rest: int) -> float:
+        sums = block(number)
+        while len(sums) <= rest:
+            sums.append(sums[-1] + float(probability(number * APART + len(sums))))
+        return sums[rest]
 
     return total

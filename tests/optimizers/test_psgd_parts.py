@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Mapping
+from fractions import Fraction
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -192,6 +195,26 @@ def test_default_schedule() -> None:
     assert at[:501] == [*range(1, 501), 501]
     assert set(np.diff(at[-100:])) == {33, 34}
     assert [default_probability(t) for t in (1, 500, 4007, 10**6)] == [1.0, 1.0, 0.03, 0.03]
+
+
+def test_default_schedule_is_the_sum_of_its_probabilities() -> None:
+    """Added up one by one, as earlier versions did: the same steps, but for rounding, which is far from deciding."""
+    sums = list(accumulate(map(default_probability, range(1, 300_001)), initial=0.0))
+    assert [updates_until(t, None) for t in range(300_001)] == [math.ceil(total - 1e-6) for total in sums]
+    falling = sum(map(Fraction, map(default_probability, range(1, 4007))))
+    for t in range(2**40, 2**40 + 200):  # where only exact fractions say what is right
+        assert updates_until(t, None) == math.ceil(falling + Fraction(3, 100) * (t - 4006) - Fraction(1, 10**6)), t
+
+
+def test_schedules_take_no_memory_that_grows_with_the_run() -> None:
+    tracemalloc.start()
+    try:
+        assert updates_at(10**12, None) in (True, False)
+        assert tracemalloc.get_traced_memory()[0] < 10_000
+        updates_at(200_000, lambda t: 0.25)
+        assert tracemalloc.get_traced_memory()[0] < 200_000  # one by one they would be 6 MB
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("percent", [1, 3, 7, 10, 25, 29, 57, 99, 100])
