@@ -35,9 +35,9 @@ class Adafactor(Optimizer):
 
     When: memory is short: state of matrices is next to nothing; or for models of the T5 family, at their settings.
 
-    State: 4 (a + b) bytes per matrix of a × b (``row_var``, ``col_var``; times the batch of other dimensions), else
-        4 bytes per parameter (``variance``); with beta1 4 bytes per parameter more (``exp_avg``; 2 in bfloat16); 4 per
-        tensor (``step``).
+    State: 4 (a + b) bytes per factored matrix of a × b (``row_var``, ``col_var``; times the batch of other dimensions),
+        else 4 bytes per parameter (``variance``); with beta1 4 bytes per parameter more (``exp_avg``; 2 in bfloat16); 4
+        per tensor (``step``).
 
     Args:
         params: tensors, (name, tensor) pairs or group dicts, as in torch.optim.
