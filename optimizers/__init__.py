@@ -3,7 +3,7 @@
 from .adafactor import Adafactor
 from .adam import Adam, AdamW
 from .ademamix import AdEMAMix
-from .adoption import adopt
+from .adoption import adopt, adopt_on_load
 from .amsgrad import AMSGrad
 from .averaging import PolynomialDecayAverager, polynomial_decay_avg_fn, polynomial_decay_multi_avg_fn
 from .cautious import CAdamW, Cautious, CLion
@@ -41,6 +41,7 @@ __all__ = [
     "PSGDNewton",
     "PolynomialDecayAverager",
     "adopt",
+    "adopt_on_load",
     "create_optimizer",
     "list_optimizers",
     "optimizer_info",

@@ -36,7 +36,7 @@ class Adafactor(Optimizer):
     When: memory is short: state of matrices is next to nothing; or for models of the T5 family, at their settings.
 
     State: 4 (a + b) bytes per factored matrix of a × b (``row_var``, ``col_var``; times the batch of other dimensions),
-        else 4 bytes per parameter (``variance``); with beta1 4 bytes per parameter more (``exp_avg``; 2 in bfloat16); 4
+        else 4 bytes per parameter (``variance``); with beta1 4 bytes per parameter more (``exp_avg``; 2 in bfloat16); 8
         per tensor (``step``).
 
     Args:
@@ -76,6 +76,7 @@ class Adafactor(Optimizer):
     """
 
     vector_rule = "whole second moments, as of matrices below 128 × 128"  # a comparison marks it
+    optional_buffers = frozenset({"row_var", "col_var", "variance"})
     recoverable = frozenset({"exp_avg"})
     rules = {
         "lr": optional(RULES["lr"]),

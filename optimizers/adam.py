@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
 from .core import Optimizer, Options
 from .core.options import betas, one_of
+from .core.scalars import precision
 
 
 class Adam(Optimizer):
@@ -25,7 +25,7 @@ class Adam(Optimizer):
 
     When: the baseline. For decoupled weight decay take :class:`AdamW`.
 
-    State: 8 bytes per parameter (``exp_avg``, ``exp_avg_sq``) and 4 per tensor (``step``); with ``amsgrad`` 12.
+    State: 8 bytes per parameter (``exp_avg``, ``exp_avg_sq``) and 8 per tensor (``step``); with ``amsgrad`` 12.
 
     Args:
         params: tensors, (name, tensor) pairs or group dicts, as in torch.optim.
@@ -51,6 +51,7 @@ class Adam(Optimizer):
 
     buffers: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq")
     recoverable = frozenset({"max_exp_avg_sq"})
+    variants = Optimizer.variants | {"amsgrad"}
     rules = {"betas": betas(2), "amsgrad": one_of(False, True, "torch", "paper", "debiased")}
 
     def __init__(
@@ -93,7 +94,7 @@ class Adam(Optimizer):
             return super().new_buffer(name, param, state, group)
         largest: Tensor = state["exp_avg_sq"].clone()
         if group["amsgrad"] == "debiased":  # at step 0, v is 0 and needs no correction
-            largest /= 1 - group["betas"][1] ** state["step"].to(largest.device, torch.float64).clamp(min=1)
+            largest /= 1 - group["betas"][1] ** state["step"].to(largest.device, precision(largest.device)).clamp(min=1)
         return largest
 
     def on_load(self, group: dict[str, Any], saved: Mapping[str, Any], step: int) -> None:
@@ -115,7 +116,7 @@ class AdamW(Adam):
 
     When: the default choice for neural networks.
 
-    State: 8 bytes per parameter (``exp_avg``, ``exp_avg_sq``) and 4 per tensor (``step``); with ``amsgrad`` 12.
+    State: 8 bytes per parameter (``exp_avg``, ``exp_avg_sq``) and 8 per tensor (``step``); with ``amsgrad`` 12.
 
     Args:
         params: tensors, (name, tensor) pairs or group dicts, as in torch.optim.

@@ -37,7 +37,7 @@ class AdEMAMix(Optimizer):
     A run that comes from AdamW takes its moments along, see :func:`optzoo.optimizers.adopt`; the warm-ups then count
     from ``schedule_start``.
 
-    State: 12 bytes per parameter (``exp_avg``, ``exp_avg_slow``, ``exp_avg_sq``), 8 with β1 = 0, and 4 per tensor
+    State: 12 bytes per parameter (``exp_avg``, ``exp_avg_slow``, ``exp_avg_sq``), 8 with β1 = 0, and 8 per tensor
         (``step``).
 
     Args:

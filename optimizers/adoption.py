@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.utils.hooks import RemovableHandle
 
-from .core import Optimizer
+from .core import Optimizer, checkpoints
+from .core.wrapper import OptimizerWrapper
 
 
-def adopt(optimizer: Optimizer, source: torch.optim.Optimizer | Mapping[str, Any]) -> None:
+def adopt(optimizer: Optimizer | OptimizerWrapper, source: torch.optim.Optimizer | Mapping[str, Any]) -> None:
     """Take over the moments and step counts of ``source``, and keep the options ``optimizer`` was made with.
 
     For a switch in the middle of a run, say from torch's AdamW to AdEMAMix, where the new lr, betas and alpha are
@@ -19,11 +20,15 @@ def adopt(optimizer: Optimizer, source: torch.optim.Optimizer | Mapping[str, Any
     only ``optimizer`` has start afresh; AdEMAMix counts its warm-ups from here (``schedule_start``).
 
     Args:
-        optimizer: one of the optimizers here, over the same parameters in the same groups and order as ``source``'s.
+        optimizer: one of the optimizers or wrappers here, over the same parameters in the same groups and order as
+            ``source``'s.
         source: an optimizer, or the state_dict of one. It is copied, never changed or shared.
 
     Raises:
         ValueError: parameters, shapes or moments do not fit; ``optimizer`` is then as it was.
+        TypeError: ``optimizer`` is of another library.
+
+    Where a framework loads the checkpoint: :func:`adopt_on_load`.
 
     >>> import torch
     >>> from optzoo.optimizers import AdEMAMix
@@ -36,5 +41,50 @@ def adopt(optimizer: Optimizer, source: torch.optim.Optimizer | Mapping[str, Any
     >>> after.state[model.bias]["step"], after.param_groups[0]["schedule_start"], after.param_groups[0]["lr"]
     (tensor(3.), 3, 0.0003)
     """
+    _check(optimizer, "adopt")
     saved = source.state_dict() if isinstance(source, torch.optim.Optimizer) else source
-    optimizer._load(copy.deepcopy(dict(saved)), adopting=True)
+    optimizer.load_state_dict({**saved, checkpoints.ADOPT: True})
+
+
+def adopt_on_load(optimizer: Optimizer | OptimizerWrapper) -> RemovableHandle:
+    """From now on ``optimizer.load_state_dict`` adopts what another optimizer wrote, and resumes from its own.
+
+    For frameworks that load checkpoints themselves: a run that changes its optimizer and goes on from ``ckpt_path``
+    or ``resume_from_checkpoint``, and may be interrupted and resumed again later. In Lightning there is
+    :class:`optzoo.integrations.lightning.AdoptCallback`, for Hugging Face's Trainer
+    :class:`optzoo.integrations.huggingface.AdoptMixin`.
+
+    Args:
+        optimizer: one of the optimizers or wrappers here.
+
+    Returns:
+        A handle whose ``remove()`` ends it.
+
+    Raises:
+        TypeError: ``optimizer`` is of another library.
+
+    >>> import torch
+    >>> from optzoo.optimizers import AdEMAMix, AdamW
+    >>> w = torch.nn.Parameter(torch.ones(2))
+    >>> w.grad = torch.ones(2)
+    >>> before, after = AdamW([w], lr=1e-3), AdEMAMix([w], lr=3e-4)
+    >>> before.step()
+    >>> handle = adopt_on_load(after)
+    >>> after.load_state_dict(before.state_dict()); after.param_groups[0]["lr"]
+    0.0003
+    """
+    _check(optimizer, "adopt_on_load")
+
+    def hook(loading: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
+        another = checkpoints.is_of_another(loading, state_dict)
+        return {**state_dict, checkpoints.ADOPT: True} if another else None
+
+    return optimizer.register_load_state_dict_pre_hook(hook)
+
+
+def _check(optimizer: Any, action: str) -> None:
+    if not isinstance(optimizer, (Optimizer, OptimizerWrapper)):
+        raise TypeError(
+            f"{action}: optimizer must be one of optzoo's, got {type(optimizer).__name__}; others take every option "
+            "from what they load"
+        )

@@ -31,7 +31,7 @@ class AMSGrad(Adam):
         maximum:
     ``reset_max()`` forgets it. The variant is kept in the checkpoint, for the maxima of the variants do not mix.
 
-    State: 12 bytes per parameter (``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq``) and 4 per tensor (``step``).
+    State: 12 bytes per parameter (``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq``) and 8 per tensor (``step``).
 
     Args:
         params: tensors, (name, tensor) pairs or group dicts, as in torch.optim.
@@ -72,6 +72,11 @@ class AMSGrad(Adam):
         super().__init__(
             params, lr, betas, eps, weight_decay, variant, decoupled_weight_decay=decoupled_weight_decay, **options
         )
+
+    @property
+    def own_options(self) -> frozenset[str]:
+        """Not the variant, which the maxima of a checkpoint are of."""
+        return super().own_options - {"amsgrad"}
 
     def on_load(self, group: dict[str, Any], saved: Mapping[str, Any], step: int) -> None:
         """On the checkpoint of an Adam this stays AMSGrad, and its maxima start from the second moments there."""

@@ -37,7 +37,7 @@ class CAdamW(AdamW):
         with
     rare rows: coordinates without gradient count as disagreeing, so the few that have one are scaled up.
 
-    State: 8 bytes per parameter (``exp_avg``, ``exp_avg_sq``) and 4 per tensor (``step``).
+    State: 8 bytes per parameter (``exp_avg``, ``exp_avg_sq``) and 8 per tensor (``step``).
 
     Arguments, defaults and errors are :class:`AdamW`'s, but for ``cautious=True``.
 
@@ -60,7 +60,7 @@ class CLion(Lion):
     being kept. The authors' c_lion.py uses ``cautious_scale="xi"``, d/(n+1), which halves the step of a scalar
     parameter.
 
-    When: wherever Lion works. State: 4 bytes per parameter (``exp_avg``) and 4 per tensor (``step``).
+    When: wherever Lion works. State: 4 bytes per parameter (``exp_avg``) and 8 per tensor (``step``).
 
     Arguments, defaults and errors are :class:`Lion`'s, but for ``cautious=True``.
 

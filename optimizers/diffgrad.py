@@ -25,7 +25,7 @@ class DiffGrad(Adam):
         1, as
     in most training, ξ ≈ 1/2 and diffGrad is Adam at half the lr. Loss scaling must be undone before the step.
 
-    State: 12 bytes per parameter (``exp_avg``, ``exp_avg_sq``, ``previous_grad``) and 4 per tensor (``step``).
+    State: 12 bytes per parameter (``exp_avg``, ``exp_avg_sq``, ``previous_grad``) and 8 per tensor (``step``).
 
     Args:
         params: tensors, (name, tensor) pairs or group dicts, as in torch.optim.

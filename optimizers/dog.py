@@ -36,7 +36,7 @@ class DoG(Optimizer):
         the paper's results are of, and keep lr constant. Parameters all in bfloat16 do not move: the first steps are
         1e-6 of their size, less than their precision. Call :meth:`reset` when parameters are loaded or made anew.
 
-    State: 4 bytes per parameter (``x0``), 8 per tensor (``max_distance`` r̄ and ``grad_sq_sum`` G of its block) and 4
+    State: 4 bytes per parameter (``x0``), 8 per tensor (``max_distance`` r̄ and ``grad_sq_sum`` G of its block) and 8
         per tensor (``step``).
 
     Args:
@@ -68,6 +68,7 @@ class DoG(Optimizer):
 
     buffers = ("x0",)
     scalar_buffers = ("max_distance", "grad_sq_sum")
+    variants = Optimizer.variants | {"scope"}
     rules = {
         "reps_rel": POSITIVE,
         "eps": POSITIVE,
@@ -173,7 +174,7 @@ class DoG(Optimizer):
         blocks: dict[Any, list[tuple[dict[str, Any], Tensor]]] = {}
         for number, group in enumerate(self.param_groups):
             for i, p in enumerate(group["params"]):
-                if p.requires_grad or p.grad is not None or p in self.state:
+                if p.requires_grad or p.grad is not None or self.has_state(p):
                     key = {"all": None, "group": number, "param": (number, i)}[group["scope"]]
                     blocks.setdefault(key, []).append((group, p))
         return list(blocks.values())
@@ -181,7 +182,7 @@ class DoG(Optimizer):
     def make_state(self, params: Sequence[tuple[Mapping[str, Any], Tensor]]) -> None:
         """Also that of parameters that wait for their first gradient: they are part of their block from its start."""
         blocks = self._blocks()
-        new = [block for block in blocks if not any(p in self.state for _, p in block)]
+        new = [block for block in blocks if not any(self.has_state(p) for _, p in block)]
         super().make_state([member for block in blocks for member in block])
         if new:
             self._start(new)
@@ -209,7 +210,9 @@ class DoG(Optimizer):
 
     def reset(self) -> None:
         """Start anew from the parameters as they are: when they have been loaded, or a run begins on other data."""
-        self.state.clear()
+        for p in [p for group in self.param_groups for p in group["params"] if self.has_state(p)]:
+            for name in ("step", *self.buffers, *self.scalar_buffers):  # not what others keep there
+                del self.state[p][name]
 
     def effective_lr(self) -> list[Tensor]:
         """The step size lr · η of the last step, for logging: per group one number, or of ``scope="param"`` a vector.
@@ -223,7 +226,7 @@ class DoG(Optimizer):
 
         ``lr`` is their effective one, lr · η.
         """
-        known = [(group, p) for group in self.param_groups for p in group["params"] if self.state.get(p)]
+        known = [(group, p) for group in self.param_groups for p in group["params"] if self.has_state(p)]
         distance: dict[Tensor, Tensor] = {p: self.state[p]["max_distance"] for _, p in known}
         eta = {p: _step_size(distance[p], self.state[p]["grad_sq_sum"], group) for group, p in known}
         report: dict[str, Reported] = {"lr": {p: group["lr"] * eta[p] for group, p in known}}
@@ -235,8 +238,7 @@ class DoG(Optimizer):
     def _effective_lr(self, group: Mapping[str, Any]) -> Tensor:
         sizes = [
             group["lr"] * _step_size(state["max_distance"], state["grad_sq_sum"], group)
-            for state in (self.state.get(p) for p in group["params"])
-            if state
+            for state in (self.state[p] for p in group["params"] if self.has_state(p))
         ]
         if not sizes:
             return torch.tensor(torch.nan)
@@ -259,7 +261,7 @@ class LDoG(DoG):
 
     When: transformers, with the averaging that DoG needs; use reps_rel=1e-8 for T5, as the paper does.
 
-    State: 4 bytes per parameter (``x0``), 8 per tensor (``max_distance`` r̄ and ``grad_sq_sum`` G) and 4 per tensor
+    State: 4 bytes per parameter (``x0``), 8 per tensor (``max_distance`` r̄ and ``grad_sq_sum`` G) and 8 per tensor
         (``step``).
 
     Arguments, defaults and errors are :class:`DoG`'s, but for ``scope``.

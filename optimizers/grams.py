@@ -23,7 +23,7 @@ class Grams(Adam):
     damp, and near a minimum its steps keep the size of the momentum and flip with the gradient's sign. A coordinate
     without gradient does not move at all.
 
-    State: 8 bytes per parameter (``exp_avg``, ``exp_avg_sq``) and 4 per tensor (``step``).
+    State: 8 bytes per parameter (``exp_avg``, ``exp_avg_sq``) and 8 per tensor (``step``).
 
     Args:
         params: tensors, (name, tensor) pairs or group dicts, as in torch.optim.

@@ -25,7 +25,7 @@ class Lion(Optimizer):
     cycle of ±lr. A coordinate whose gradient stops goes on moving by lr for thousands of steps. A nan in a gradient
     freezes its coordinate, since the sign of nan is 0 in torch: check gradients, or train under a GradScaler.
 
-    State: 4 bytes per parameter (``exp_avg``) and 4 per tensor (``step``, which the update does not use).
+    State: 4 bytes per parameter (``exp_avg``) and 8 per tensor (``step``, which the update does not use).
 
     Args:
         params: tensors, (name, tensor) pairs or group dicts, as in torch.optim.

@@ -48,7 +48,7 @@ class OptimizerInfo:
     Of a tensor that is not factored, for Adafactor: a factored matrix of a × b has 4 (a + b) bytes in all. Without the
     factors of PSGD.
     """
-    tensor_bytes: int = 4
+    tensor_bytes: int = 8
     """State per tensor beside it, in bytes: its step count and other single numbers."""
     supports: tuple[str, ...] = _ELEMENTWISE
     """Modes and kinds of parameters it works with."""
@@ -181,7 +181,7 @@ _REGISTRY = {
             "SGD whose step size is the distance travelled over the root of the gradients' sum of squares",
             "no learning rate is to be tuned; evaluate on the average of the iterates",
             4,
-            tensor_bytes=12,
+            tensor_bytes=16,
         ),
         OptimizerInfo(
             "ldog",
@@ -191,7 +191,7 @@ _REGISTRY = {
             "DoG with a step size of its own for every tensor",
             "no learning rate is to be tuned, on transformers above all",
             4,
-            tensor_bytes=12,
+            tensor_bytes=16,
         ),
         OptimizerInfo(
             "adafactor",
@@ -211,7 +211,7 @@ _REGISTRY = {
             "momentum whitened by a Kronecker-factored preconditioner that is fitted on the way",
             "fewer steps matter more than cheap ones; ill-conditioned problems",
             4,
-            tensor_bytes=8,
+            tensor_bytes=12,
             supports=tuple(name for name in _ELEMENTWISE if name not in ("fused", "capturable")),
             groups=psgd_groups,
         ),

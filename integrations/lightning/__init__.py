@@ -5,6 +5,7 @@ from .._requirements import require
 require("lightning", "lightning", __name__)
 require("jsonargparse", "lightning", __name__)  # which Lightning does without until its command line is used
 
+from .adoption import AdoptCallback as AdoptCallback  # noqa: E402
 from .cli import OptimizerCLI as OptimizerCLI  # noqa: E402
 from .schedules import GradNormCallback as GradNormCallback  # noqa: E402
 from .schedules import ScheduleCallback as ScheduleCallback  # noqa: E402

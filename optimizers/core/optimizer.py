@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -19,9 +20,9 @@ from .reports import Reporting
 from .scalars import hyperparameters, precise, split, table, wrapped
 from .scaled import Scaled, reduce_counts
 
-_MODES = frozenset({"foreach", "fused", "capturable"})
 _FLAGS = frozenset({bool, str, type(None)})
-_ONE = torch.tensor(1.0, device="cpu")  # a tensor, because foreach would make one of a number for every step count
+# A tensor, because foreach would make one of a number for every step count.
+_ONE = torch.tensor(1.0, dtype=torch.float64, device="cpu")
 
 
 class Optimizer(Reporting, torch.optim.Optimizer):
@@ -56,12 +57,16 @@ class Optimizer(Reporting, torch.optim.Optimizer):
     """State tensors per parameter: zeros of its shape at first, in float32 where the parameter's precision is less."""
     scalar_buffers: ClassVar[tuple[str, ...]] = ()
     """State of one number per parameter, which ``update`` does not see."""
+    optional_buffers: ClassVar[frozenset[str]] = frozenset()
+    """What ``buffer_names`` returns beside ``buffers`` under some options."""
     recoverable: ClassVar[frozenset[str]] = frozenset()
     """Buffers that may start afresh when a loaded checkpoint lacks them."""
     rules: ClassVar[Mapping[str, option_rules.Rule]] = {}
     """Ranges of the options that are this optimizer's own."""
     presets: ClassVar[Mapping[str, Any]] = {}
     """Defaults of shared options that differ in this class."""
+    variants: ClassVar[frozenset[str]] = frozenset({"cautious", "grams", "decoupled_weight_decay"})
+    """Options that make one optimizer of another: they are not taken from another's checkpoint."""
     __signature__: ClassVar[inspect.Signature]
     _rehearsed: ClassVar[set[Any]] = set()
     """Buffers and flags that ``update`` has been tried with."""
@@ -153,8 +158,8 @@ class Optimizer(Reporting, torch.optim.Optimizer):
     @property
     def own_options(self) -> frozenset[str]:
         """Options that loading a checkpoint leaves alone: how to run, and what makes the class what it is."""
-        fixed = {"decoupled_weight_decay"} - inspect.signature(type(self)).parameters.keys()
-        return _MODES | self.presets.keys() | fixed
+        fixed = self.variants - inspect.signature(type(self)).parameters.keys()
+        return option_rules.MODES | self.presets.keys() | fixed
 
     # The step
 
@@ -187,7 +192,7 @@ class Optimizer(Reporting, torch.optim.Optimizer):
 
     def numbers(self, bucket: Bucket) -> Any:
         """The ``h`` of a bucket, but for what :meth:`prepare` adds."""
-        names = [name for name in self.defaults if name not in _MODES]
+        names = [name for name in self.defaults if name not in option_rules.MODES]
         h = hyperparameters(bucket.group, names, bucket.step())
         self.scalars(h)
         return h
@@ -307,8 +312,7 @@ class Optimizer(Reporting, torch.optim.Optimizer):
         """Make the state ``p`` lacks: all at first, a buffer when an option comes to need it."""
         state: dict[str, Any] = self.state[p]
         if "step" not in state:
-            device = p.device if group["capturable"] else "cpu"
-            state["step"] = torch.zeros((), dtype=torch.float32, device=device)
+            state["step"] = checkpoints.count(0, p, group)
         for name in (*self.buffer_names(group, p), *self.scalar_buffers):
             if name not in state:
                 state[name] = self.new_buffer(name, p, state, group)
@@ -323,36 +327,46 @@ class Optimizer(Reporting, torch.optim.Optimizer):
                 group.setdefault(name, value)
 
     def state_dict(self) -> dict[str, Any]:
-        """As in torch.optim, without options that are functions: a file cannot hold them, and loading keeps its own."""
+        """As in torch.optim, with the name of the class as ``"optimizer"``, so that another one knows whose it is.
+
+        Without options that are functions: a file cannot hold them, and loading keeps its own.
+        """
         state_dict = super().state_dict()
         groups = [
             {name: value for name, value in group.items() if not callable(value)}
             for group in state_dict["param_groups"]
         ]
-        return {**state_dict, "param_groups": groups}
+        return {**state_dict, "param_groups": groups, checkpoints.OPTIMIZER: type(self).__name__}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume from ``state_dict``, of this class or of one that keeps the same moments, torch.optim's included.
+        """Resume from a copy of ``state_dict``, of this class or of one that keeps the same moments, torch's included.
 
-        As in torch.optim the checkpoint's options win, but for ``own_options``: an AdamW checkpoint leaves CAdamW
-        cautious. :func:`optzoo.optimizers.adopt` keeps all options. Each buffer keeps its precision: torch.optim would
-        cast float32 moments of bfloat16 parameters to bfloat16.
+        As in torch.optim the checkpoint's options win, but for ``own_options``. What makes a class what it is does not
+        change: on the file of another optimizer AdamW does not become cautious, CAdamW stays it, and Lion keeps its own
+        lr and betas, which mean something else than AdamW's. A warning then names what the file says and what holds.
+        :func:`optzoo.optimizers.adopt` keeps all options.
+
+        Each buffer keeps its precision: torch.optim would cast float32 moments of bfloat16 parameters to bfloat16. What
+        users and other libraries keep in ``state`` stays there, as in torch.optim.
 
         Raises ValueError, and leaves the optimizer as it is, where groups, names, shapes or moments do not fit.
         """
-        self._load(state_dict)
-
-    def _load(self, state_dict: dict[str, Any], adopting: bool = False) -> None:
-        """Load; ``adopting`` keeps every option."""
-        fitted: dict[str, Any] = {}
+        fitted: list[checkpoints.Fitted] = []
 
         def fit(_: Any, incoming: dict[str, Any]) -> dict[str, Any]:
-            fitted.update(checkpoints.fit(self, incoming, adopting))
-            return fitted
+            adopting = checkpoints.ADOPT in state_dict or checkpoints.ADOPT in incoming
+            fitted.append(checkpoints.fit(self, incoming, adopting))
+            return fitted[0].state_dict
 
         handle = self.register_load_state_dict_pre_hook(fit)  # the last hook, so it sees what users' hooks make of it
         try:
             super().load_state_dict(state_dict)
         finally:
             handle.remove()
-        checkpoints.restore(self, fitted)
+        checkpoints.restore(self, fitted[0].state_dict)
+        if fitted[0].warning:
+            warnings.warn(fitted[0].warning, stacklevel=2)
+
+    def has_state(self, p: Tensor) -> bool:
+        """Whether ``p`` has made a step, or ``init_state`` its state. (Users may keep something there before.)"""
+        return "step" in self.state.get(p, ())

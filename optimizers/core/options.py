@@ -51,6 +51,10 @@ DEFAULTS: Options = {
 }
 
 
+MODES = frozenset({"foreach", "fused", "capturable"})
+"""Those of them that say how to run, not what is computed."""
+
+
 class Rule(NamedTuple):
     """A condition on an option's value, and how an error message words it."""
 

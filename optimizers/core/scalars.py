@@ -39,9 +39,14 @@ def hyperparameters(group: Mapping[str, Any], names: Iterable[str], step: float 
     return h
 
 
+def precision(device: torch.device) -> torch.dtype:
+    """float64, where a device has that."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def precise(t: Tensor) -> Tensor:
     """``t`` in float64, where its device has that: 1 - 0.9999 is off by 1.7e-4 in float32."""
-    return t.to(torch.float32 if t.device.type == "mps" else torch.float64)
+    return t.to(precision(t.device))
 
 
 def split(h: Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -59,7 +64,7 @@ def table(numbers: Mapping[str, Any], rows: int, device: torch.device) -> Tensor
 
     Where a number is a tensor the others are filled in on the device, which a CUDA graph can capture.
     """
-    dtype = precise(torch.empty(0, device=device)).dtype
+    dtype = precision(device)
     if not any(isinstance(value, Tensor) for value in numbers.values()):
         row = torch.tensor([list(numbers.values())], dtype=dtype, device="cpu")
         return row.to(device, non_blocking=True).expand(rows, -1)  # made on the device it would wait for the device

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, TypeAlias
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .checkpoints import like
+from . import checkpoints
 from .eager import EagerFrame, eager
 from .optimizer import Optimizer
 from .options import Rule, describe, missing_arguments, validate
@@ -301,37 +302,42 @@ class OptimizerWrapper(Reporting, torch.optim.Optimizer):
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
         state_dict = self.base_optimizer.state_dict()
+        if self.is_native(self.base_optimizer):
+            state_dict.pop(checkpoints.OPTIMIZER, None)  # the base alone would not do what it does here
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             state_dict = post_hook(self, state_dict) or state_dict
         return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume from ``state_dict``, of this wrapper around such a base or of the base alone.
+        """Resume from a copy of ``state_dict``, of this wrapper around such a base or of the base alone.
 
-        As in torch.optim the checkpoint's options win. Tensors of the wrapper keep their precision.
+        As in torch.optim the checkpoint's options win; :func:`optzoo.optimizers.adopt` keeps all options. Tensors of
+        the wrapper keep their precision.
 
         Raises ValueError, and leaves wrapper and base as they are, where groups, options or shapes do not fit.
         """
         self.check("load_state_dict()")
-        state_dict = dict(state_dict)
+        state_dict, asked = dict(state_dict), checkpoints.ADOPT in state_dict
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = pre_hook(self, state_dict) or state_dict
         self._check_layout(state_dict)
+        adopting = asked or checkpoints.ADOPT in state_dict
+        pairs = list(zip(self.param_groups, state_dict["param_groups"], strict=True))
         options = [
-            self._checked(self.load_options(group, saved))
-            for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True)
+            {key: group[key] for key in self._keys()} if adopting else self._checked(self.load_options(group, saved))
+            for group, saved in pairs
         ]
         own = self._own_state(state_dict)
         before = self.state, self.param_groups
         try:
-            self.base_optimizer.load_state_dict(self._without_own(state_dict))
+            self.base_optimizer.load_state_dict(self._for_base(state_dict, adopting))
         except Exception:
             self.state, self.param_groups = before
             raise
         for group, mine in zip(self.param_groups, options, strict=True):
             group.update(mine)
         for param, name, value in own:
-            self.state[param][name] = like(param, value, working_dtype(param.dtype))
+            self.state[param][name] = checkpoints.like(param, value, working_dtype(param.dtype))
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
@@ -341,11 +347,7 @@ class OptimizerWrapper(Reporting, torch.optim.Optimizer):
 
     def _check_layout(self, state_dict: Mapping[str, Any]) -> None:
         owner = type(self).__name__
-        if not {"state", "param_groups"} <= state_dict.keys():
-            found = ", ".join(map(repr, list(state_dict)[:3]))
-            raise ValueError(
-                f"{owner}.load_state_dict takes what state_dict() of an optimizer returned; this has {found}"
-            )
+        checkpoints.check_keys(owner, state_dict)
         ours = [len(group["params"]) for group in self.param_groups]
         theirs = [len(group.get("params", ())) for group in state_dict["param_groups"]]
         if ours != theirs:
@@ -368,8 +370,8 @@ class OptimizerWrapper(Reporting, torch.optim.Optimizer):
                     own.append((param, name, value))
         return own
 
-    def _without_own(self, state_dict: Mapping[str, Any]) -> dict[str, Any]:
-        """The base's part of a checkpoint."""
+    def _for_base(self, state_dict: Mapping[str, Any], adopting: bool) -> dict[str, Any]:
+        """The base's part of a checkpoint; copied for bases that would share its tensors."""
         keys = set(self._keys())
         state = {
             key: {name: value for name, value in saved.items() if not self._is_own_state(name)}
@@ -380,7 +382,12 @@ class OptimizerWrapper(Reporting, torch.optim.Optimizer):
         groups = [
             {name: value for name, value in group.items() if name not in keys} for group in state_dict["param_groups"]
         ]
-        return {**state_dict, "state": state, "param_groups": groups}
+        if not isinstance(self.base_optimizer, (Optimizer, OptimizerWrapper)):
+            state = copy.deepcopy(state)
+            if adopting:
+                groups = [checkpoints.constructed(*pair) for pair in zip(self.param_groups, groups, strict=True)]
+        adopt = {checkpoints.ADOPT: True} if adopting else {}
+        return {**state_dict, **adopt, "state": state, "param_groups": groups}
 
     def __getstate__(self) -> dict[str, Any]:
         self.check("a copy")  # by pickle or deepcopy

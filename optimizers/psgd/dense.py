@@ -43,7 +43,7 @@ class PSGDDense(VectorPSGD):
     When: a few thousand parameters at most, and badly scaled; beyond, :class:`optzoo.optimizers.PSGDLRA` or
         :class:`optzoo.optimizers.PSGD`.
 
-    State: 4 n + 4 bytes per parameter: its row of ``Q`` and ``exp_avg``; 4 per tensor (``L``) and 4 per tensor
+    State: 4 n + 4 bytes per parameter: its row of ``Q`` and ``exp_avg``; 4 per tensor (``L``) and 8 per tensor
         (``step``). A step copies Q, and an update takes a few times its memory.
 
     Args:

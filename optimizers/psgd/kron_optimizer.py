@@ -35,6 +35,7 @@ class KronOptimizer(Optimizer):
 
     vector_rule = "diagonal factors"  # a comparison marks it
     scalar_buffers = ("skipped",)
+    optional_buffers = frozenset({"L", "exp_avg", *(f"Q{i}" for i in range(16))})
     recoverable = frozenset(f"P{i}" for i in range(16))  # which are made of Q
     rules = {
         "momentum": DECAY,
@@ -173,8 +174,12 @@ class KronOptimizer(Optimizer):
 
     def report(self) -> dict[str, Reported]:
         """The norm ‖Q_i‖ of every factor, ``Q0_norm`` and so on."""
+        params = [p for group in self.param_groups for p in group["params"] if self.has_state(p)]
         factors = [
-            (f"{name}_norm", p, t) for p, state in self.state.items() for name, t in state.items() if name[0] == "Q"
+            (f"{name}_norm", p, self.state[p][name])
+            for p in params
+            for name in sorted(self.optional_buffers & self.state[p].keys())
+            if name[0] == "Q"
         ]
         norms = torch._foreach_norm([t for _, _, t in factors]) if factors else ()
         report: dict[str, dict[Tensor, float | Tensor]] = {}

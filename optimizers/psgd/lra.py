@@ -39,7 +39,7 @@ class PSGDLRA(VectorPSGD):
         where curvature differs widely and is worth a second backward pass.
 
     State: at rank 10 88 bytes per parameter: 4 rank each for ``U`` and ``V``, 4 for ``d`` and 4 for ``exp_avg``; 12 per
-        tensor (``L_u``, ``L_v``, ``L_d``) and 4 per tensor (``step``). At rank 0 8 bytes per parameter.
+        tensor (``L_u``, ``L_v``, ``L_d``) and 8 per tensor (``step``). At rank 0 8 bytes per parameter.
 
     Args:
         params: tensors, (name, tensor) pairs or group dicts, as in torch.optim. A group has a preconditioner of its
@@ -89,6 +89,7 @@ class PSGDLRA(VectorPSGD):
     True
     """
 
+    optional_buffers = frozenset({"U", "V", "d"})
     scalar_buffers = ("L_u", "L_v", "L_d")
     rules = {
         **VectorPSGD.rules,

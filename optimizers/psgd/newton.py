@@ -93,7 +93,7 @@ class Newton(Optimizer):
         return [self._coming_step(p) for p in group["params"]]
 
     def _coming_step(self, p: Tensor) -> int:
-        return 1 + (int(self.state[p]["step"]) if self.state.get(p) else 0)
+        return 1 + (int(self.state[p]["step"]) if self.has_state(p) else 0)
 
     def _probed(self) -> set[Tensor]:
         """The parameters whose preconditioner this step updates."""

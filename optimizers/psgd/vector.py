@@ -181,12 +181,12 @@ class VectorPSGD(Newton):
 
     def bounds(self, group: Mapping[str, Any], name: str) -> Tensor:
         """L, which all parameters of the group know; 0 is what those know that join."""
-        return torch.stack([self.state[p][name] for p in group["params"] if self.state.get(p)]).amax()
+        return torch.stack([self.state[p][name] for p in group["params"] if self.has_state(p)]).amax()
 
     def store_bound(self, group: Mapping[str, Any], name: str, value: Tensor) -> None:
         """Tell all parameters of the group a new L, also those without a gradient in this step."""
         for p in group["params"]:
-            if self.state.get(p):
+            if self.has_state(p):
                 self.state[p][name].copy_(value)
 
 

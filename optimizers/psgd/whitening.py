@@ -43,7 +43,7 @@ class PSGD(KronOptimizer):
         :func:`optzoo.optimizers.create_optimizer` and :func:`optzoo.optimizers.psgd_groups` do.
 
     State: 4 bytes per parameter (``exp_avg``); the factors ``Q0``, ``Q1``, ... of 4 n² or 4 n bytes; 4 per factor
-        (``L``); 8 per tensor (``step``, ``skipped``). Groups with ``adamw=True``: 8 bytes per parameter.
+        (``L``); 12 per tensor (``step``, ``skipped``). Groups with ``adamw=True``: 8 bytes per parameter.
 
     Args:
         params: tensors, (name, tensor) pairs or group dicts, as in torch.optim.

@@ -118,7 +118,7 @@ def test_checkpoints_of_older_torch(step: Callable[[Tensor], Any]) -> None:
         rtol=1e-12,
         atol=1e-12,
     )
-    assert {state["step"].dtype for state in optimizer.state.values()} == {torch.float32}
+    assert {state["step"].dtype for state in optimizer.state.values()} == {torch.float64}
 
 
 # Precision
@@ -131,7 +131,8 @@ def test_bfloat16_parameters_keep_float32_moments(name: str) -> None:
     walk(optimizer, params, last=SAVED_AFTER)
     loaded = create_optimizer(name, parameters(torch.bfloat16))
     loaded.load_state_dict(saved(optimizer.state_dict()))
-    assert {t.dtype for t in tree_leaves(loaded.state_dict()["state"])} == {torch.float32}
+    moments = [{**state, "step": None} for state in loaded.state_dict()["state"].values()]
+    assert {t.dtype for t in tree_leaves(moments)} == {torch.float32}
     assert differences(loaded.state_dict(), optimizer.state_dict()) == []
 
 

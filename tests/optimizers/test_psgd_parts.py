@@ -212,7 +212,7 @@ def test_schedules_take_no_memory_that_grows_with_the_run() -> None:
         assert updates_at(10**12, None) in (True, False)
         assert tracemalloc.get_traced_memory()[0] < 10_000
         updates_at(200_000, lambda t: 0.25)
-        assert tracemalloc.get_traced_memory()[0] < 200_000  # one by one they would be 6 MB
+        assert tracemalloc.get_traced_memory()[0] < 500_000  # one by one they would take 6 MB
     finally:
         tracemalloc.stop()
 
