@@ -17,8 +17,8 @@ def _names(text: str) -> frozenset[str]:
 
 FOREACH = _names(
     "abs abs_ ceil ceil_ cos cos_ div div_ erf erf_ exp exp_ expm1 expm1_ floor floor_ frac frac_ log log_ log10 log10_"
-    " log1p log1p_ log2 log2_ mul mul_ neg neg_ reciprocal reciprocal_ round round_ sigmoid sigmoid_ sign sign_ sin sin_"
-    " sqrt sqrt_ tanh tanh_ trunc trunc_"
+    " log1p log1p_ log2 log2_ mul mul_ neg neg_ reciprocal reciprocal_ round round_ sigmoid sigmoid_ sign sign_ sin"
+    " sin_ sqrt sqrt_ tanh tanh_ trunc trunc_"
 )
 """Methods that are one call of ``torch._foreach_*``, in every torch from 2.6 on."""
 LOWERED = _names("abs abs_ div div_ mul mul_ neg neg_ reciprocal reciprocal_ sign sign_ sqrt sqrt_")
@@ -226,7 +226,8 @@ class TensorList:
             result: TensorList = getattr(args[0], name)(*args[1:], **keywords)
             return result
         lists = [operand for operand in operands if isinstance(operand, TensorList)]
-        these = max(lists, key=lambda each: (len(each), each.dtype.is_floating_point))
+        # Not one of conditions, nor of hyper-parameters, which are in float64 whatever the precision of the parameters.
+        these = max(lists, key=lambda each: (len(each), each.dtype.is_floating_point, each.dtype != torch.float64))
         return TensorList(these._each(lambda _, *row, **named: func(*row, **named), args, keywords))
 
     def __getattr__(self, name: str) -> NoReturn:  # only reached where the attribute is missing
@@ -287,9 +288,9 @@ def _no_number(other: Any, instead: str) -> Any:
 
 def _refusal(what: str) -> str:
     return (
-        f"update and measure have no {what}: they may see a piece of a parameter, or many parameters, so they treat each "
-        "number by itself. For norms of whole parameters write measure(p, g, s, h), and prepare(buckets), which adds to "
-        "h what it makes of self.square_sums(bucket). There are the elementwise "
+        f"update and measure have no {what}: they may see a piece of a parameter, or many parameters, so they treat "
+        "each number by itself. For norms of whole parameters write measure(p, g, s, h), and prepare(buckets), which "
+        "adds to h what it makes of self.square_sums(bucket). There are the elementwise "
         + ", ".join(sorted(name for name in METHODS if not name.endswith("_")))
     )
 

@@ -12,6 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from . import checkpoints
 from .eager import EagerFrame, eager
+from .hooks import Within, hooked
 from .optimizer import Optimizer
 from .options import Rule, describe, missing_arguments, validate
 from .reports import Reported, Reporter, Reporting
@@ -51,6 +52,12 @@ class OptimizerWrapper(Reporting, torch.optim.Optimizer):
     """Those of them, with prefix, that count steps, for all groups together."""
 
     base_optimizer: torch.optim.Optimizer
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "step" in vars(cls):
+            untyped: Any = cls
+            untyped.step = hooked(vars(cls)["step"])
 
     def __init__(
         self,
@@ -157,22 +164,16 @@ class OptimizerWrapper(Reporting, torch.optim.Optimizer):
     def check(self, action: str) -> None:
         """Raise RuntimeError where ``action`` is not possible now."""
 
+    @hooked
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Step the base optimizer, and do what this wrapper adds.
+
+        Step hooks are called once, torch's global ones among them, around all of it; those of the base around its part.
 
         closure: handed to the base, which evaluates it with gradients enabled; its value is returned.
         """
         self.check("step()")
-        args: tuple[Any, ...] = (self,)
-        kwargs: dict[str, Any] = {} if closure is None else {"closure": closure}
-        for pre_hook in self._optimizer_step_pre_hooks.values():
-            changed: Any = pre_hook(self, args, kwargs)
-            if changed is not None:
-                args, kwargs = changed
-        value = self._step(*args[1:], **kwargs)
-        for post_hook in self._optimizer_step_post_hooks.values():
-            post_hook(self, args, kwargs)
-        return value
+        return self._step(closure)
 
     def _step(self, closure: Callable[[], Any] | None = None) -> Any:
         before: list[Any] = []
@@ -187,9 +188,11 @@ class OptimizerWrapper(Reporting, torch.optim.Optimizer):
         try:
             if closure is None:
                 prepare()
-                value = self.base_optimizer.step()
-            else:
-                value = self.base_optimizer.step(lambda: prepare(closure()))
+            with Within(self.base_optimizer):
+                if closure is None:
+                    value = self.base_optimizer.step()
+                else:
+                    value = self.base_optimizer.step(lambda: prepare(closure()))
         finally:
             for param, own in aside.items():
                 self.state[param].update(own)
@@ -197,10 +200,7 @@ class OptimizerWrapper(Reporting, torch.optim.Optimizer):
             self._after(before[0])
         return value
 
-    # Else torch.optim would wrap step() to call hooks, the global ones too, which are called for the base already.
-    step.hooked = True  # type: ignore[attr-defined]
     # Compiled is the base's step, not what changes with every step: a counter would make a new graph each time.
-    step = EagerFrame(step)  # type: ignore[assignment]
     _step = EagerFrame(_step)  # type: ignore[assignment]
 
     @eager

@@ -127,7 +127,7 @@ def test_step_hooks_fire_once_whichever_class_is_made_first(order: tuple[int, ..
             calls.clear()
             outermost.step()
             pre, post = [f"pre {name}" for name in names], [f"post {name}" for name in reversed(names)]
-            assert calls == [*pre[:-1], "global pre Base", pre[-1], post[0], "global post Base", *post[1:]]
+            assert calls == [f"global pre {names[0]}", *pre, *post, f"global post {names[0]}"]
     finally:
         for handle in handles:
             handle.remove()
@@ -250,3 +250,90 @@ def test_copies_of_a_running_optimizer_go_on_bit_for_bit(name: str, duplicate: C
     assert twin.defaults == optimizer.defaults
     twin.register_step_post_hook(lambda *_: None)
     twin.add_param_group({"params": [parameter()]})
+
+
+class Renamed(Lookahead):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        return super().step(closure)
+
+
+class RenamedTwice(Renamed):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        return super().step(closure)
+
+
+class OnItsOwn(Lookahead):
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        return self.base_optimizer.step(closure)
+
+
+@pytest.mark.parametrize("wrapper", [Lookahead, Renamed, RenamedTwice, OnItsOwn])
+@pytest.mark.parametrize("base", [torch.optim.SGD, AdamW, partial(Cautious, base=torch.optim.SGD)])
+def test_hooks_fire_once_around_all_of_a_step_that_a_subclass_overrides(wrapper: type[Lookahead], base: Any) -> None:
+    p = parameter()
+    optimizer = wrapper([p], base, lr=1.0, k=1, alpha=0.5)
+    seen: list[tuple[str, float]] = []
+
+    def hook(name: str) -> Callable[..., None]:
+        return lambda o, *_: seen.append((f"{name} {type(o).__name__}", p.detach().flatten()[0].item()))
+
+    own, inner = type(optimizer).__name__, type(optimizer.base_optimizer).__name__
+    handles = [
+        register_optimizer_step_pre_hook(hook("global pre")),
+        register_optimizer_step_post_hook(hook("global post")),
+        optimizer.register_step_pre_hook(hook("pre")),
+        optimizer.register_step_post_hook(hook("post")),
+        optimizer.base_optimizer.register_step_pre_hook(hook("pre")),
+        optimizer.base_optimizer.register_step_post_hook(hook("post")),
+    ]
+    try:
+        start = p.detach().flatten()[0].item()
+        for _ in range(2):
+            seen.clear()
+            p.grad = torch.ones_like(p)
+            optimizer.step()
+            end = p.detach().flatten()[0].item()
+            names = [name for name, _ in seen if wrapper is not OnItsOwn or not name.endswith(inner)]
+            around = [f"global pre {own}", f"pre {own}", f"post {own}", f"global post {own}"]
+            if wrapper is not OnItsOwn:
+                around[2:2] = [f"pre {inner}", f"post {inner}"]
+            assert names == around
+            assert [at for name, at in seen if name.endswith(own)] == [start, start, end, end]
+            start = end
+        other = torch.optim.SGD([parameter()], lr=1.0)
+        seen.clear()
+        other.step()
+        assert [name for name, _ in seen] == ["global pre SGD", "global post SGD"]
+    finally:
+        for handle in handles:
+            handle.remove()
+    seen.clear()
+    optimizer.step()
+    assert seen == []
+
+
+def test_hooks_are_not_confused_by_a_step_that_raises() -> None:
+    calls: list[str] = []
+    optimizer = Renamed([parameter()], torch.optim.SGD)
+    optimizer.register_step_post_hook(lambda *_: calls.append("post"))
+    handle = register_optimizer_step_post_hook(lambda o, *_: calls.append(type(o).__name__))
+
+    def fails() -> float:
+        raise ArithmeticError
+
+    try:
+        with pytest.raises(ArithmeticError):
+            optimizer.step(fails)
+        assert calls == []
+        optimizer.step()
+        optimizer.base_optimizer.step()
+        assert calls == ["post", "Renamed", "SGD"]
+    finally:
+        handle.remove()
+
+
+def test_a_pre_hook_that_returns_something_else_is_told_what_it_may_return() -> None:
+    optimizer = Lookahead([parameter()], torch.optim.SGD)
+    optimizer.register_step_pre_hook(lambda *_: 3)
+    with pytest.raises(RuntimeError, match=r"Lookahead: a step pre hook must return None or .*, got 3"):
+        optimizer.step()
