@@ -137,10 +137,11 @@ class DoG(Optimizer):
         self._starting = frozenset()
         if lost:
             group = lost[0][0][0]
+            option = "init_eta" if group["init_eta"] else "reps_rel"
             warnings.warn(
                 f"{type(self).__name__}: {self._names(lost)} did not move in the first step, which "
-                f"reps_rel={group['reps_rel']:g} makes smaller than their precision, and steps grow only by moving. "
-                "Keep them in float32 (torch.autocast computes in bfloat16 all the same), or raise reps_rel",
+                f"{option}={group[option]:g} makes smaller than their precision, and steps grow only by moving. Keep "
+                f"them in float32 (torch.autocast computes in bfloat16 all the same), or raise {option}",
                 stacklevel=2,
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ class FirstStep:
         name = type(self).__name__
         members = [(group, p) for group in self.param_groups for p in group["params"]]
         trained = [p for _, p in members if p.requires_grad]
-        if trained and all(p.grad is None for p in trained) and not _in_modules(trained):
+        if trained and all(p.grad is None for p in trained) and not in_modules(trained):
             warnings.warn(
                 f"{name}: no parameter has a gradient in the first step, and no module has these parameters, so "
                 "nothing is trained. fully_shard, for one, gives a model new parameters: make the optimizer after it, "
@@ -51,7 +51,7 @@ def _is_flat_piece(p: Tensor) -> bool:
     return bool(getattr(p, "_fsdp_flattened", False))  # FSDP1's own mark, with use_orig_params or without
 
 
-def _in_modules(params: Sequence[Tensor]) -> bool:
+def in_modules(params: Iterable[Tensor]) -> bool:
     """Whether any module there is has any of these parameters; slow, as it looks at all objects."""
     ids = set(map(id, params))
     modules = (o for o in gc.get_objects() if issubclass(type(o), nn.Module))

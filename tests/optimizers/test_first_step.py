@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optzoo.optimizers import AdamW, Cautious, DoG, LDoG, Lookahead
+from optzoo.optimizers import AdamW, Cautious, DoG, LDoG, Lookahead, PolynomialDecayAverager
 
 scopes = pytest.mark.parametrize("scope", ["all", "group", "param"])
 
@@ -120,3 +120,16 @@ def test_first_steps_without_gradients_that_are_meant(make: Callable[..., Any]) 
     used, unused = vector(1.0), vector(1.0)
     used.grad = torch.ones(1, dtype=torch.float64)
     assert warnings_of(make([used, unused]).step) == []
+
+
+def test_an_averager_of_parameters_that_were_replaced() -> None:
+    """Not of those that have moved, wherever they are, nor of a model that has not."""
+    model = nn.Linear(2, 1)
+    averager, other = PolynomialDecayAverager(model.parameters()), PolynomialDecayAverager([w := vector(1.0)])
+    assert warnings_of(averager.update) == []
+    w.data.add_(1.0)
+    assert warnings_of(other.update) == []
+    averager = PolynomialDecayAverager(model.parameters())
+    model.weight, model.bias = nn.Parameter(torch.ones(1, 2)), nn.Parameter(torch.ones(1))
+    (text,) = warnings_of(lambda: [averager.update() for _ in range(3)])
+    assert "make the averager after it" in text
