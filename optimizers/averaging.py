@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from .core.first_step import in_modules
 from .core.options import NON_NEGATIVE
 
 Tensors: TypeAlias = tuple[Tensor, ...] | list[Tensor]  # what AveragedModel and torch._foreach_* take
@@ -121,6 +123,8 @@ class PolynomialDecayAverager:
     def update(self) -> None:
         """Take the present parameters into the average: call it after every step of the optimizer."""
         self._check_outside("update()")
+        if not self._steps:
+            self._look_for_replaced_parameters()
         self._steps += 1
         w = (1 + self.gamma) / (self._steps + self.gamma)
         for name, average in self._averages.items():
@@ -189,6 +193,16 @@ class PolynomialDecayAverager:
         loaded = {name: torch.empty_like(average) for name, average in self._averages.items()}
         _copy(saved, loaded)
         self._averages, self._steps, self.gamma = loaded, int(state_dict["step"]), state_dict["gamma"]
+
+    def _look_for_replaced_parameters(self) -> None:
+        pairs = [(self._params[name], average) for name, average in self._averages.items()]
+        if all(torch.equal(p.to(a.dtype), a) for p, a in pairs) and not in_modules(self._params.values()):
+            warnings.warn(
+                f"{type(self).__name__}: no parameter has moved before the first update(), and no module has these "
+                "parameters, so their average is that of a model that is not trained. fully_shard, for one, gives a "
+                "model new parameters: make the averager after it, of model.parameters()",
+                stacklevel=3,
+            )
 
     def _check_outside(self, action: str) -> None:
         if self._swapped:

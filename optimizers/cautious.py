@@ -149,6 +149,9 @@ class Cautious(OptimizerWrapper):
             )
         super().check_base(optimizer)
 
+    def takes_whole_parameters(self, group: Mapping[str, Any]) -> bool:
+        return bool(group["cautious"] and group["cautious_scale"] is not None)
+
     def explicit(self, optimizer: torch.optim.Optimizer, given: Sequence[Any]) -> Sequence[Mapping[str, Any]]:
         """Optimizers of the library have the options in every group: what users have set shows in ``given`` only."""
         if not self.is_native(optimizer):

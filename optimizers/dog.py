@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,11 +13,13 @@ from typing_extensions import Unpack
 
 from .core import Optimizer, Options
 from .core.buckets import Bucket, local, sharding
-from .core.options import POSITIVE, one_of, optional
+from .core.options import POSITIVE, describe, named, one_of, optional
 from .core.reductions import over_shards
 from .core.reports import Reported
-from .core.rule import working_dtype
 from .core.scalars import precise
+
+Block: TypeAlias = list[tuple[dict[str, Any], Tensor]]
+"""Parameters that share a step size, with their groups."""
 
 
 class DoG(Optimizer):
@@ -33,8 +35,9 @@ class DoG(Optimizer):
 
     When: no learning rate is to be tuned. Evaluate on the average of the iterates
         (:func:`optzoo.optimizers.polynomial_decay_avg_fn`, :class:`optzoo.optimizers.PolynomialDecayAverager`), which
-        the paper's results are of, and keep lr constant. Parameters all in bfloat16 do not move: the first steps are
-        1e-6 of their size, less than their precision. Call :meth:`reset` when parameters are loaded or made anew.
+        the paper's results are of, and keep lr constant. A block that is all bfloat16 does not move: its first step is
+        1e-6 of its size, less than its precision. A warning says so when it is made. Call :meth:`reset` when
+        parameters are loaded or made anew.
 
     State: 4 bytes per parameter (``x0``), 8 per tensor (``max_distance`` r̄ and ``grad_sq_sum`` G of its block) and 8
         per tensor (``step``).
@@ -75,6 +78,8 @@ class DoG(Optimizer):
         "init_eta": optional(POSITIVE),
         "scope": one_of("all", "group", "param"),
     }
+    _starting: frozenset[Tensor] = frozenset()
+    """Parameters whose blocks have made no step."""
 
     def __init__(
         self,
@@ -91,17 +96,9 @@ class DoG(Optimizer):
     ) -> None:
         own = dict(lr=lr, reps_rel=reps_rel, eps=eps, weight_decay=weight_decay, init_eta=init_eta, scope=scope)
         super().__init__(params, {**own, "decoupled_weight_decay": decoupled_weight_decay}, options)
-        name, caller = type(self).__name__, 2 if type(self) is DoG else 3
         if not isinstance(lr, Tensor) and lr != 1:
-            text = f"{name}: lr={lr} multiplies a step size that needs no tuning, 1 is the paper's"
-            warnings.warn(text, stacklevel=caller)
-        dtypes = {p.dtype for group in self.param_groups for p in group["params"]}
-        if dtypes and all(working_dtype(dtype) is not dtype for dtype in dtypes):
-            text = (
-                f"{name}: all parameters are {', '.join(map(str, dtypes))}, in which first steps of {reps_rel:g} of "
-                "their size are lost and nothing ever moves; keep the parameters in float32"
-            )
-            warnings.warn(text, stacklevel=caller)
+            text = f"{type(self).__name__}: lr={lr} multiplies a step size that needs no tuning, 1 is the paper's"
+            warnings.warn(text, stacklevel=2 if type(self) is DoG else 3)
 
     @staticmethod
     def measure(p: Any, g: Any, s: Any, h: Any) -> tuple[Any, ...]:
@@ -132,6 +129,47 @@ class DoG(Optimizer):
             bucket.h.gain = _step_size(distance[rows], total[rows], bucket.group).to(bucket.device)
             if bucket.h.decays and bucket.h.decoupled_weight_decay:
                 bucket.h.weight_decay = bucket.h.weight_decay * bucket.h.gain
+
+    def descend(self, buckets: Sequence[Bucket]) -> None:
+        super().descend(buckets)
+        if torch.compiler.is_compiling() or not self._starting or all(group["lr"] == 0 for group in self.param_groups):
+            return
+        lost = [block for block in self._lost_in_rounding(buckets) if any(p in self._starting for _, p in block)]
+        self._starting = frozenset()
+        if lost:
+            group = lost[0][0][0]
+            option = "init_eta" if group["init_eta"] else "reps_rel"
+            warnings.warn(
+                f"{type(self).__name__}: {self._names(lost)} did not move in the first step, which "
+                f"{option}={group[option]:g} makes smaller than their precision, and steps grow only by moving. Keep "
+                f"them in float32 (torch.autocast computes in bfloat16 all the same), or raise {option}",
+                stacklevel=2,
+            )
+
+    def _lost_in_rounding(self, buckets: Sequence[Bucket]) -> list[Block]:
+        """The blocks whose first step, just made, came to less than a tenth of its length."""
+        blocks = self._blocks()
+        members = [member for block in blocks for member in block]
+        squares = self._square_sums_of([p for _, p in members], buckets)
+        steps = [
+            group["lr"] * _step_size(self.state[p]["max_distance"], self.state[p]["grad_sq_sum"], group)
+            for group, p in members
+        ]
+        squares[:, 0] *= torch.stack([step.to(squares) for step in steps]).square()
+        of_blocks = torch.stack([part.sum(0) for part in torch.split(squares, [len(block) for block in blocks])])
+        return [block for block, (meant, made) in zip(blocks, of_blocks.tolist(), strict=True) if made < 0.01 * meant]
+
+    def _names(self, blocks: Sequence[Block]) -> str:
+        """What an error message calls blocks."""
+        dtypes = ", ".join(sorted({str(p.dtype) for block in blocks for _, p in block}))
+        scope = blocks[0][0][0]["scope"]
+        places = {
+            p: (number, i) for number, group in enumerate(self.param_groups) for i, p in enumerate(group["params"])
+        }
+        firsts = [(group, *places[p]) for (group, p), *_ in blocks]
+        if scope == "param":
+            return f"{named([describe(group, i) for group, _, i in firsts])} ({dtypes})"
+        return f"all parameters{'' if scope == 'all' else named([f' of group {n}' for _, n, _ in firsts])} ({dtypes})"
 
     def _square_sums_of(self, members: Sequence[Tensor], buckets: Sequence[Bucket]) -> Tensor:
         """‖g‖² and ‖θ - θ_0‖² of each member: (members, 2). Who has no gradient adds to the distance alone.
@@ -169,9 +207,9 @@ class DoG(Optimizer):
         known = torch.stack([self.state[p][name].to(like.device) for p in members]).to(like.dtype)
         return like.new_zeros(len(like)).scatter_reduce_(0, index, known, "amax")
 
-    def _blocks(self) -> list[list[tuple[dict[str, Any], Tensor]]]:
+    def _blocks(self) -> list[Block]:
         """The parameters that share a step size, with their groups: all that are trained, or once were."""
-        blocks: dict[Any, list[tuple[dict[str, Any], Tensor]]] = {}
+        blocks: dict[Any, Block] = {}
         for number, group in enumerate(self.param_groups):
             for i, p in enumerate(group["params"]):
                 if p.requires_grad or p.grad is not None or self.has_state(p):
@@ -187,7 +225,7 @@ class DoG(Optimizer):
         if new:
             self._start(new)
 
-    def _start(self, blocks: Sequence[Sequence[tuple[Mapping[str, Any], Tensor]]]) -> None:
+    def _start(self, blocks: Sequence[Block]) -> None:
         """r̄ ← reps_rel (1 + ‖θ_0‖), or 0 where init_eta has the first step size, and G ← eps."""
         starts = [local((p, p, self.state[p]["x0"]))[-1] for block in blocks for _, p in block]
         squares = iter(
@@ -203,6 +241,8 @@ class DoG(Optimizer):
                 distance = 0 * norm if group["init_eta"] else group["reps_rel"] * (1 + norm)
                 self.state[p]["max_distance"].copy_(distance)
                 self.state[p]["grad_sq_sum"].fill_(group["eps"])
+        if not torch.compiler.is_compiling():
+            self._starting = self._starting.union(p for block in blocks for _, p in block)
 
     def new_buffer(self, name: str, param: Tensor, state: Mapping[str, Any], group: Mapping[str, Any]) -> Tensor:
         buffer = super().new_buffer(name, param, state, group)

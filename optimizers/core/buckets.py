@@ -109,7 +109,7 @@ def zeros(param: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
     mesh, placements = lies
     placements = [
-        dtensor.Replicate() if placement.is_shard() and shape[placement.dim] == 1 else placement
+        dtensor.Replicate() if not placement.is_replicate() and shape[placement.dim] == 1 else placement
         for placement in placements
     ]
     return dtensor.zeros(*shape, dtype=dtype, device_mesh=mesh, placements=placements)

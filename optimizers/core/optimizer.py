@@ -14,6 +14,7 @@ from torch.optim.optimizer import ParamsT
 from . import checkpoints, rule
 from . import options as option_rules
 from .buckets import Bucket, Piece, default_piece, flat_pieces, measured_piece, pieces, sharding, zeros
+from .first_step import FirstStep
 from .fused import SMALLEST, Fused, fused_rule
 from .options import Options, describe
 from .reports import Reporting
@@ -25,7 +26,7 @@ _FLAGS = frozenset({bool, str, type(None)})
 _ONE = torch.tensor(1.0, dtype=torch.float64, device="cpu")
 
 
-class Optimizer(Reporting, torch.optim.Optimizer):
+class Optimizer(FirstStep, Reporting, torch.optim.Optimizer):
     """Base of the optimizers here: θ ← θ − lr · (gain · T(u) + λθ) with u = update(p, g, s, h).
 
     A subclass names its ``buffers`` and writes ``update`` in Tensor's methods; the base does everything else: parameter
@@ -152,6 +153,11 @@ class Optimizer(Reporting, torch.optim.Optimizer):
     def check_group(self, group: Mapping[str, Any]) -> None:
         """Raise ValueError for options that do not go together."""
 
+    def takes_whole_parameters(self, group: Mapping[str, Any]) -> bool:
+        cls = type(self)
+        prepares = cls.prepare is not Optimizer.prepare or cls.prepare_bucket is not Optimizer.prepare_bucket
+        return prepares or bool(group["cautious"] and group["cautious_scale"] is not None)
+
     def on_load(self, group: dict[str, Any], saved: Mapping[str, Any], step: int) -> None:
         """Adjust the options ``group``, or refuse, for the state of ``step`` steps under the options ``saved``."""
 
@@ -260,6 +266,8 @@ class Optimizer(Reporting, torch.optim.Optimizer):
 
     def buckets(self, gradient: Callable[[Tensor], Tensor | None]) -> list[Bucket]:
         """Count this step and sort the parameters that have a gradient into buckets."""
+        if not torch.compiler.is_compiling():
+            self.begin()
         work = []
         for group in self.param_groups:
             for i, p in enumerate(group["params"]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn, TypedDict, get_type_hints
 
 import numpy as np
@@ -194,6 +194,12 @@ def describe(group: Mapping[str, Any], index: int) -> str:
     names = group.get("param_names")
     shape = tuple(group["params"][index].shape)
     return f"parameter {names[index]!r}" if names else f"parameter {index} of its group (shape {shape})"
+
+
+def named(names: Sequence[str], most: int = 3) -> str:
+    """The first few of some names, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def missing_arguments(make: Callable[..., Any], given: Mapping[str, Any]) -> list[str]:

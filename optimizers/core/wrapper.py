@@ -12,6 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from . import checkpoints
 from .eager import EagerFrame, eager
+from .first_step import FirstStep
 from .hooks import Within, hooked
 from .optimizer import Optimizer
 from .options import Rule, describe, missing_arguments, validate
@@ -22,7 +23,7 @@ Base: TypeAlias = Callable[[Iterable[Any]], Optimizer] | Callable[[Iterable[Any]
 """What makes an optimizer of parameters. Command lines look short names up in this order: AdamW is that of optzoo."""
 
 
-class OptimizerWrapper(Reporting, torch.optim.Optimizer):
+class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
     """Base of optimizers that do something before and after each step of another one, ``base_optimizer``.
 
     There is one set of groups, state and defaults, the base's, so schedulers, scalers and checkpoints reach both. What
@@ -206,6 +207,8 @@ class OptimizerWrapper(Reporting, torch.optim.Optimizer):
     @eager
     @torch.no_grad()
     def _before(self, aside: Mapping[Tensor, Mapping[str, Any]]) -> Any:
+        if not isinstance(self.base_optimizer, FirstStep):
+            self.begin()
         return self.before_step(aside)
 
     @eager

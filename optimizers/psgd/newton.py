@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -126,7 +127,8 @@ def refuse_sharded(name: str, params: Iterable[Tensor]) -> None:
     """Raise for DTensors, which these optimizers do not take."""
     if any(map(is_dtensor, params)):
         raise NotImplementedError(
-            f"{name} does not take sharded parameters (DTensor, as of fully_shard); use PSGD or DistributedDataParallel"
+            f"{name} does not take sharded parameters (DTensor, as of fully_shard); use PSGD, or shard nothing: "
+            "DistributedDataParallel, with hessian='finite_difference' where Hv is wanted"
         )
 
 
@@ -173,7 +175,8 @@ def hessian_vector_products(
 def _exact(name: str, closure: Closure, params: Sequence[Tensor], probed: set[Tensor], draw: Draw) -> Evaluation:
     """Hv as the gradient of gᵀv."""
     _set_gradients(params, {})
-    loss = evaluated(closure)
+    with _refusing_data_parallel(name, params):
+        loss = evaluated(closure)
     _check_loss(name, loss, params)
     found = torch.autograd.grad(loss, params, create_graph=len(probed) > 0, allow_unused=True)
     gradients = {p: g for p, g in zip(params, found, strict=True) if g is not None}
@@ -240,6 +243,33 @@ def _difference(moved: Tensor | None, g: Tensor, delta: float) -> Tensor:
         return torch.zeros_like(g)
     dtype = working_dtype(g.dtype)
     return (moved.to(dtype) - g.to(dtype)) / delta
+
+
+@contextmanager
+def _refusing_data_parallel(name: str, params: Sequence[Tensor]) -> Iterator[None]:
+    """Raise where a DistributedDataParallel of ``params`` is called: only backward() averages over its ranks."""
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1):
+        yield
+        return
+    from torch.nn.parallel import DistributedDataParallel
+
+    ours = set(params)
+
+    def check(module: torch.nn.Module, _: Any) -> None:
+        module = getattr(module, "_orig_mod", module)  # of torch.compile
+        if isinstance(module, DistributedDataParallel) and not ours.isdisjoint(module.parameters()):
+            raise RuntimeError(
+                f"{name}: with hessian='exact' gradients and Hv are each rank's own, for DistributedDataParallel "
+                "averages in backward() only, and the replicas would drift apart. Use hessian='finite_difference', "
+                "with a closure that calls backward()"
+            )
+
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def evaluated(closure: Closure) -> Any:

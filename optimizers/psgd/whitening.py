@@ -130,6 +130,9 @@ class PSGD(KronOptimizer):
     def buffer_names(self, group: Mapping[str, Any], param: Tensor) -> tuple[str, ...]:
         return AdamW.buffers if group["adamw"] else super().buffer_names(group, param)
 
+    def takes_whole_parameters(self, group: Mapping[str, Any]) -> bool:
+        return not group["adamw"] or bool(group["cautious"] and group["cautious_scale"] is not None)
+
     def kind(self, group: Mapping[str, Any], param: Tensor) -> Any:
         return None if group["adamw"] else super().kind(group, param)
 

@@ -1,4 +1,4 @@
-"""Two processes get where one gets: DTensors in every placement, FSDP2 with its checkpoints, DDP."""
+"""Processes get where one gets: DTensors in every placement, FSDP2, also over tensor parallelism, checkpoints, DDP."""
 
 from __future__ import annotations
 
@@ -27,9 +27,17 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Mapping[str, Any
     return [torch.load(directory / f"{rank}.pt") for rank in range(2)]
 
 
-def single(name: str, options: str, steps: int) -> Mapping[str, torch.Tensor]:
+@pytest.fixture(scope="module")
+def four_ranks(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Mapping[tuple[str, str], Any]]:
+    """What each of four ranks has seen, a mesh of two by two."""
+    directory = tmp_path_factory.mktemp("four_ranks")
+    processes.in_ranks(processes.distributed_in_two_dimensions, directory, ranks=4, seconds=300)
+    return [torch.load(directory / f"{rank}.pt") for rank in range(4)]
+
+
+def single(name: str, options: str, steps: int, sizes: tuple[int, int, int] = (3, 5, 1)) -> Mapping[str, torch.Tensor]:
     """Where one process gets with the network of the ranks on the whole batch."""
-    model = processes.network()
+    model = processes.network(sizes)
     optimizer = create_optimizer(name, model, lr=0.01, weight_decay=0.1, **run_options(name, options))
     processes.train(model, optimizer, range(steps))
     return model.state_dict()
@@ -58,6 +66,17 @@ def test_fully_sharded_training(name: str, options: str, ranks: Sequence[Mapping
     for rank in ranks:
         seen = rank["FSDP2"][name, options]
         torch.testing.assert_close(seen["params"], single(name, options, 6), rtol=1e-12, atol=1e-12)
+        exactly(seen["resumed"], seen["params"])
+
+
+@pytest.mark.parametrize(("name", "options"), processes.RUNS_IN_TWO_DIMENSIONS)
+def test_sharded_after_tensor_parallelism(
+    name: str, options: str, four_ranks: Sequence[Mapping[tuple[str, str], Any]]
+) -> None:
+    """A parameter may be cut twice along one dimension. Resumed from a full state dict it goes on bit for bit."""
+    for rank in four_ranks:
+        seen = rank[name, options]
+        torch.testing.assert_close(seen["params"], single(name, options, 6, processes.EVEN), rtol=1e-12, atol=1e-12)
         exactly(seen["resumed"], seen["params"])
 
 

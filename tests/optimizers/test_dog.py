@@ -211,19 +211,6 @@ def test_the_sum_of_squares_of_low_precision_gradients(scope: str, dtype: torch.
     assert {t.dtype for t in state.values()} == {torch.float32}
 
 
-def test_parameters_of_low_precision_are_warned_about() -> None:
-    """In bfloat16 alone nothing moves; beside float32 parameters there is a block that does."""
-    alone, mixed = [vector(1.0, dtype=torch.bfloat16)], [vector(1.0, dtype=torch.bfloat16), vector(1.0)]
-    with pytest.warns(UserWarning, match=r"all parameters are torch.bfloat16.*keep the parameters in float32"):
-        optimizer = DoG(alone)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        DoG(mixed)
-        for _ in range(100):
-            step(optimizer, alone, 1.0)
-    assert alone[0] == 1.0
-
-
 @pytest.mark.parametrize("first_gradient", [0.0, 1.0])
 def test_zero_gradients_at_first(first_gradient: float) -> None:
     """They leave G at eps, and the next gradient enters G before it is used: the step is r_ε at most."""
@@ -318,7 +305,6 @@ def test_gradients_are_left_alone_and_nothing_is_hidden_in_groups() -> None:
 
 @scopes
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.filterwarnings("ignore:.*all parameters are torch.bfloat16")
 def test_resumes_bit_for_bit(scope: str, dtype: torch.dtype) -> None:
     """Also where the third parameter has had no gradient yet."""
     rows = gradients(STEPS, dtype=dtype)
