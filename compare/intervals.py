@@ -15,6 +15,7 @@ LEVEL = 0.95
 STAKES = np.array([0.25, 0.5, 1.0])  # parts of the capital that bets risk
 CELLS = 400  # of [0, 1], where the ends of intervals are looked for
 RESAMPLES = 50_000  # if there are no more, all are gone through; otherwise so many are drawn
+RESAMPLES_OF_SEEDS = 2_000  # the same within a problem
 
 
 class Intervals(NamedTuple):
@@ -64,7 +65,8 @@ def _lower_end(own: Array, weights: Array) -> Array:
             part = least[:, index : index + capital.shape[1]]
             np.minimum(part, capital + bet[:, [index]], out=part)
         capital = least
-    return (capital < math.log(2 / (1 - LEVEL))).argmax(axis=1) / CELLS  # the cell's lower edge, of every part
+    ends: Array = (capital < math.log(2 / (1 - LEVEL))).argmax(axis=1) / CELLS  # rounded down, as every part is
+    return ends
 
 
 def rank_ranges(times: Times) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -93,8 +95,10 @@ def _resampled_scores(times: Times) -> tuple[Array, Array]:
     values = np.concatenate([own for own, _ in parts])
     weights = np.repeat(times.weights, [len(own) for own, _ in parts])
     chances = np.concatenate([own for _, own in parts]) / len(parts)
-    chosen, probabilities = _draws(chances, len(parts), generator)
-    scores = sum(weights[draw, None] * values[draw] for draw in chosen.T)
+    chosen, probabilities = _draws(chances, len(parts), RESAMPLES, generator)
+    scores = np.zeros((len(chosen), len(times.optimizers)))
+    for draw in chosen.T:
+        scores += weights[draw, None] * values[draw]
     return scores / weights[chosen].sum(axis=1, keepdims=True), probabilities
 
 
@@ -102,18 +106,18 @@ def _resampled_marks(times: Times, problem: int, generator: np.random.Generator)
     """The marks on one problem with its seeds resampled, [resample, optimizer], and the probability of each."""
     hits = times.seeds[problem] if times.seeds else times.values[:, [problem]]
     seeds = hits.shape[1]
-    chosen, chances = _draws(np.full(seeds, 1 / seeds), seeds, generator)
+    chosen, chances = _draws(np.full(seeds, 1 / seeds), seeds, RESAMPLES_OF_SEEDS, generator)
     medians, which = np.unique(np.median(hits[:, chosen], axis=2), axis=1, return_inverse=True)
     names = tuple(map(str, range(medians.shape[1])))
     own = Times(times.optimizers, names, medians, np.ones(len(names)))
-    return marks(own).T, np.bincount(which.ravel(), weights=chances)
+    shares: Array = np.bincount(which.ravel(), weights=chances).astype(np.float64)
+    return marks(own).T, shares
 
 
-def _draws(chances: Array, count: int, generator: np.random.Generator) -> tuple[NDArray[np.int64], Array]:
+def _draws(chances: Array, count: int, most: int, generator: np.random.Generator) -> tuple[NDArray[np.int64], Array]:
     """`count` draws with replacement, [resample, draw], and the probability of each; orders that differ are one."""
-    if math.comb(len(chances) + count - 1, count) > RESAMPLES:
-        drawn = generator.choice(len(chances), size=(RESAMPLES, count), p=chances)
-        return drawn, np.full(RESAMPLES, 1 / RESAMPLES)
+    if math.comb(len(chances) + count - 1, count) > most:
+        return generator.choice(len(chances), size=(most, count), p=chances), np.full(most, 1 / most)
     every = np.array(list(combinations_with_replacement(range(len(chances)), count)))
     times = np.zeros((len(every), len(chances)), np.int64)
     np.add.at(times, (np.arange(len(every))[:, None], every), 1)

@@ -170,11 +170,11 @@ def weights_note(comparison: Comparison) -> str | None:
     judged = {study.optimizer: study.evaluate_on for study in comparison.studies if study.evaluate_on}
     own = dict.fromkeys(study.optimizer for study in comparison.studies if study.own_schedule)
     notes = [f"{name} on its {where.replace('_', ' ')}" for name, where in judged.items()]
-    weights = (
-        f"Judged, as its paper does: {', '.join(notes)}; all others on the weights of the last step." if notes else ""
-    )
-    schedule = f"Without the problem's schedule of lr, having one of its own: {', '.join(own)}." if own else ""
-    return " ".join(filter(None, (weights, schedule))) or None
+    said = [
+        f"Judged as its paper does: {', '.join(notes)}; the others on the weights of the last step." if notes else "",
+        f"Without the problem's schedule of lr, having its own: {', '.join(own)}." if own else "",
+    ]
+    return " ".join(filter(None, said)) or None
 
 
 def _parts(optimizers: Sequence[str], width: int) -> list[Sequence[str]]:
