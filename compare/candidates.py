@@ -32,6 +32,7 @@ BASELINES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """torch.optim's classics under short names, to compare with; SGD about lr 0.1, torch's default of 1e-3 is far off."""
 
+AVERAGE = "average"  # as what an optimizer is to be evaluated on
 CENTRE = 1e-3  # of the grid of a function that has no default for lr; torch.optim.Adam's
 
 
@@ -61,6 +62,12 @@ class Candidate:
     def own_schedule(self) -> bool:
         """Whether it says that the schedule of a problem is not for it, by a class attribute of this name."""
         return bool(getattr(self.factory, "own_schedule", False))
+
+    @property
+    def evaluate_on(self) -> str:
+        """Which weights its paper judges, by a class attribute of this name: `AVERAGE` for the polynomial-decay average
+        of the iterates, or a method of its own that puts the weights in place as a context manager; else empty."""
+        return str(getattr(self.factory, "evaluate_on", ""))
 
     @property
     def vector_rule(self) -> str:

@@ -100,12 +100,13 @@ def _alike(comparison: Comparison) -> str | None:
 
 
 def _statistics(comparison: Comparison) -> list[str | None]:
-    from .statistics import bootstrap, leave_one_out, order, times_of
+    from .intervals import rank_ranges
+    from .statistics import leave_one_out, order, times_of
 
     times = times_of(comparison)
     if len(times.optimizers) < 2 or not times.problems:
         return []
-    first = [name for name, best in zip(times.optimizers, bootstrap(times).best_rank, strict=True) if best == 1]
+    first = [name for name, best in zip(times.optimizers, rank_ranges(times)[0], strict=True) if best == 1]
     names = [name for name in order(times) if name in first]
     lints: list[str | None] = []
     if len(names) > 1:

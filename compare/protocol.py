@@ -1,7 +1,8 @@
 """How hyperparameters are chosen and judged: one protocol, the same for every optimizer.
 
 A study screens learning rates on one tuning seed, re-tests the best few on more tuning seeds, because one seed alone
-is known to pick rates that fail on the next, and judges the chosen one on seeds that played no part in choosing it.
+is known to pick rates that fail on the next, and at full length, because some reach the target and diverge later. It
+judges the chosen one on seeds that played no part in choosing it.
 Settings are ranked by what is reported: first by steps to the target, then by the metric.
 """
 
@@ -37,6 +38,7 @@ class Protocol:
     side: int = 3  # points of the grid on either side of the optimizer's default lr
     extensions: int = 4  # grid points that may be added while the best is at an end
     retested: int = 3  # settings that are re-tested
+    settle: bool = False  # for the first of them that hits on every tuning seed
     trials: int = TRIALS  # points of the ruleset "search"
     schedule: str = "auto"  # of the learning rate: the problem's own, or one for all
     seconds: float = SECONDS
@@ -55,8 +57,9 @@ class Protocol:
         return (
             f"Ruleset {self.ruleset}: weight decay 0, no clipping, float32, library defaults for everything but "
             f"{self._tuning()} Schedule of lr: {schedule}. Shown: medians of full-length runs on evaluation seeds "
-            f"{seeds}, which tuning never saw. A hit is the first evaluation at or below the target that the next one "
-            f"confirms; a run that diverges, raises or takes over {self.seconds:g} CPU-seconds misses, and a miss "
+            f"{seeds}, which tuning never saw, and of the weights that the optimizer's paper judges. A hit is the "
+            "first evaluation at or below the target that the next one confirms, its step interpolated on a "
+            f"logarithm; a run that diverges, raises or takes over {self.seconds:g} CPU-seconds misses, and a miss "
             "counts as infinite. Step time is CPU time of data, forward, backward and update, without evaluation, "
             "on one thread."
         )
@@ -78,21 +81,23 @@ class Protocol:
             screened = f"what its space declares: {self.trials} Sobol points on tuning seed {screening}"
         if not retesting:
             return f"{screened}, each {length}; chosen by steps to the target, then by the last metric."
+        among = f"up to {self.retested}, until one hits," if self.settle else f"the best {self.retested}"
         return (
-            f"{screened}, each {length}; the best {self.retested} re-tested on tuning seeds "
-            f"{', '.join(map(str, retesting))}, stopped at the hit; chosen by median steps to the target over the "
-            "tuning seeds, then by median last metric."
+            f"{screened}, each {length}; {among} re-tested at full length on tuning seed{'s' * (len(retesting) > 1)} "
+            f"{', '.join(map(str, retesting))}; chosen by median steps to the target over the tuning seeds, then by "
+            "median last metric."
         )
 
 
-QUICK: dict[str, Any] = dict(stop_at_hit=True, tuning_seeds=(0,), decades=1.0, side=0, extensions=5, retested=1)
+QUICK: dict[str, Any] = dict(stop_at_hit=True, tuning_seeds=(0, 1), decades=1.0, side=0, extensions=5, settle=True)
 """What the quick protocol changes: fewer runs, and shorter ones."""
 
 
 def make_protocol(
     quick: bool, seeds: int | None = None, ruleset: str = "lr", schedule: str = "auto", trials: int | None = None
 ) -> Protocol:
-    """The quick protocol walks in larger steps, stops screening runs that are decided, and re-tests nothing."""
+    """The quick protocol walks in larger steps, stops screening runs that are decided, and takes the first setting that
+    holds on a second seed."""
     if ruleset not in RULESETS:
         raise unknown_name("ruleset", ruleset, RULESETS)
     if trials is not None and ruleset != "search":
@@ -154,9 +159,11 @@ def study(
         best = [trial for trial in best if trial.hit < MISS] or best  # a miss is not chosen before a hit
         tuned = []  # where there is something to choose between
         for first in best if len(best) > 1 else []:
-            again = [run(first.hyperparameters, seed, "retest", stop_at_hit=True) for seed in protocol.tuning_seeds[1:]]
+            again = [run(first.hyperparameters, seed, "retest") for seed in protocol.tuning_seeds[1:]]
             trials.extend(again)
             tuned.append((median_rank([first, *again]), first.hyperparameters))
+            if protocol.settle and all(trial.hit < MISS for trial in (first, *again)):
+                break
         chosen = min(tuned, key=lambda entry: entry[0])[1] if tuned else best[0].hyperparameters
     trials.extend(run(chosen, seed, "evaluate") for seed in protocol.evaluation_seeds)
     return chosen, trials

@@ -24,7 +24,7 @@ from .problem import Picture, Problem
 from .problems import PROBLEMS, get_problem
 from .protocol import FIRST_SEED
 from .results import MISS, Comparison, Evaluation, Study, Trial, first_hit
-from .runner import Driver, Request, one_thread, switch_mode
+from .runner import Driver, Request, one_thread
 from .store import key_of
 
 Variant = Literal["tuned", "default"]
@@ -155,11 +155,10 @@ def trace(request: Request, steps: int) -> Path:
 
 
 def _point(driver: Driver) -> list[float]:
-    switch_mode(driver.optimizer, "eval")
-    (point,) = driver.problem.parameters()
-    values: list[float] = point.tolist()
-    switch_mode(driver.optimizer, "train")
-    return values
+    with driver.judged():
+        (point,) = driver.problem.parameters()
+        values: list[float] = point.tolist()
+        return values
 
 
 def races_of(comparison: Comparison) -> list[Race]:

@@ -39,14 +39,30 @@ class Update(NamedTuple):
 
 
 def first_hit(curve: Sequence[Evaluation], target: float) -> Evaluation | None:
-    """The first evaluation at or below the target that the next one confirms; None for a miss.
+    """When the target was reached; None for a miss.
 
-    The last evaluation has no successor, so it can confirm a hit but not be one.
+    A hit needs an evaluation at or below the target that the next one confirms. The last evaluation has no successor,
+    so it can confirm a hit but not be one. The step is the first at which the metric is at the target if between this
+    evaluation and the one before it its logarithm falls evenly: without that, half of the races on problems of a
+    hundred steps would be decided by the interval of evaluations.
     """
+    before = None
     for now, after in pairwise(curve):
         if now.metric <= target and after.metric <= target:
-            return now
+            return _crossing(before, now, target) if before else now
+        before = now
     return None
+
+
+def _crossing(before: Evaluation, now: Evaluation, target: float) -> Evaluation:
+    high, goal, low = before.metric, target, now.metric
+    if low > 0:
+        high, goal, low = math.log(high), math.log(goal), math.log(low)
+    if not math.isfinite(high - low):
+        return now
+    step = before.step + max(1, math.ceil((high - goal) / (high - low) * (now.step - before.step)))
+    share = (step - before.step) / (now.step - before.step)
+    return Evaluation(step, target, before.gradients + round(share * (now.gradients - before.gradients)))
 
 
 def has_diverged(curve: Sequence[Evaluation]) -> bool:
@@ -141,6 +157,7 @@ class Study:
     trials: tuple[Trial, ...]
     failure: str | None = None  # why it was given up, if it was; the optimizer misses the problem
     own_schedule: bool = False  # the optimizer sets its step sizes itself: the problem's schedule is not applied
+    evaluate_on: str = ""  # which weights are judged, if not those of the last step: "average", or what it calls them
     vector_rule: str = ""  # what an optimizer for matrices did, since no parameter of the problem is one
 
     @property
@@ -286,7 +303,7 @@ class Comparison:
 
     def document(self) -> dict[str, Any]:
         """Everything, every curve of every trial included, as what strict JSON can hold."""
-        document = {"schema": 3, **finite(self), "lints": self.lints()}
+        document = {"schema": 4, **finite(self), "lints": self.lints()}
         for study, entry in zip(self.studies, document["studies"], strict=True):
             entry.update(finite(dict(hit=study.hit, hits=study.hits, final=study.final, grid=study.grid)))
             for trial, row in zip(study.trials, entry["trials"], strict=True):

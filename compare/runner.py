@@ -10,7 +10,7 @@ import platform
 import re
 import statistics
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from time import perf_counter, process_time, process_time_ns
 from typing import Any, NamedTuple
@@ -19,7 +19,9 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .candidates import Candidate
+from optzoo.optimizers import PolynomialDecayAverager
+
+from .candidates import AVERAGE, Candidate
 from .problem import Problem
 from .results import Clock, Evaluation, Stage, Trial, Update, first_hit, has_diverged
 from .schedule import canonical, lr_factors
@@ -97,6 +99,8 @@ class Driver:
         self.problem = request.problem(request.seed)
         self.optimizer = request.candidate.build(self.problem.parameters(), request.hyperparameters)
         self.gradients = 0
+        self._evaluate_on = request.candidate.evaluate_on
+        self.averager = PolynomialDecayAverager(self.problem.parameters()) if self._evaluate_on == AVERAGE else None
         self.forward_ns: list[int] = []
         self.backward_ns: list[int] = []
         self.optimizer_ns: list[int] = []
@@ -140,6 +144,8 @@ class Driver:
         else:
             closure()
             step()
+        if self.averager is not None:
+            self.averager.update()
         self.forward_ns.append(forward)
         self.backward_ns.append(backward)
         self.optimizer_ns.append(process_time_ns() - started - forward - backward)
@@ -163,11 +169,26 @@ class Driver:
             norm=torch.linalg.vector_norm(change).item(),
         )
 
-    def evaluate(self) -> Evaluation:
+    @contextmanager
+    def judged(self) -> Iterator[None]:
+        """Within the block the parameters are those that are judged: an average, slow weights, those of eval mode."""
         switch_mode(self.optimizer, "eval")
-        evaluation = Evaluation(self._step, float(self.problem.metric()), self.gradients)
+        if self.averager is not None:
+            weights: AbstractContextManager[None] = self.averager.averaged_parameters()
+        else:
+            weights = getattr(self.optimizer, self._evaluate_on)() if self._evaluate_on else nullcontext()
+        with weights:
+            yield
         switch_mode(self.optimizer, "train")
-        return evaluation
+
+    def evaluate(self) -> Evaluation:
+        with self.judged():
+            return Evaluation(self._step, float(self.problem.metric()), self.gradients)
+
+    def state_bytes(self) -> int:
+        """Of all tensors in the optimizer's state, and of the average that it is judged on."""
+        average = self.averager.state_dict() if self.averager is not None else {}
+        return tensor_bytes([*self.optimizer.state.values(), average])
 
 
 def train(request: Request) -> Trial:
@@ -187,7 +208,7 @@ def train(request: Request) -> Trial:
 def _train(request: Request, started: float) -> Trial:
     cpu_started = process_time()
     driver = Driver(request)
-    problem, optimizer = driver.problem, driver.optimizer
+    problem = driver.problem
     curve = [driver.evaluate()]
     updates = []
     target = problem.target.threshold(curve[0].metric)
@@ -207,7 +228,8 @@ def _train(request: Request, started: float) -> Trial:
         if process_time() - cpu_started > request.seconds:  # not wall time: load on the machine makes no misses
             failure = f"took over {request.seconds:g} CPU-seconds"
             break
-    switch_mode(optimizer, "eval")
+    with driver.judged():
+        extra = {name: float(value) for name, value in problem.extra().items()}
     identity = request.identity
     steps = [sum(parts) for parts in zip(driver.forward_ns, driver.backward_ns, driver.optimizer_ns, strict=True)]
     return Trial(
@@ -217,9 +239,9 @@ def _train(request: Request, started: float) -> Trial:
         seed=request.seed,
         target=target,
         curve=tuple(curve),
-        extra={name: float(value) for name, value in problem.extra().items()},
+        extra=extra,
         parameters=sum(parameter.numel() for parameter in problem.parameters()),
-        state_bytes=tensor_bytes(optimizer.state.values()),
+        state_bytes=driver.state_bytes(),
         failure=failure,
         limit=request.limit,
         updates=tuple(updates),

@@ -27,6 +27,7 @@ class Interval(NamedTuple):
 DECADES_DOWN, DECADES_UP = 1.5, 2.5  # of lr about its default, which is meant for large models and small here
 FROM_ONE: dict[str, Interval] = {"momentum": Interval(0.01, 1.0)}  # of 1 - value; "betas" are found from their default
 BETA_DECADES = 1.0  # of 1 - β on either side of the default, and at most 0.5
+SLOW_BETA = Interval(1e-3, 0.03)  # of 1 - β of a third, slow average: memories of 1000 to 33 steps, as budgets are here
 OWN: dict[str, Interval] = {
     "alpha": Interval(0.2, 1.0, logarithmic=False),  # Lookahead: a fifth of the way (its paper's range ends at 0.8)
     "reps_rel": Interval(1e-8, 1e-4),  # DoG: the paper finds it of no great consequence
@@ -51,7 +52,8 @@ def space_of(candidate: Candidate) -> dict[str, Interval]:
     if isinstance(betas, tuple | list):
         for index, beta in enumerate(betas):
             gap = 1 - beta
-            space[f"betas.{index}"] = Interval(gap * 10**-BETA_DECADES, min(gap * 10**BETA_DECADES, 0.5))
+            own = Interval(gap * 10**-BETA_DECADES, min(gap * 10**BETA_DECADES, 0.5))
+            space[f"betas.{index}"] = own if index < 2 else SLOW_BETA
     space.update({name: interval for name, interval in OWN.items() if name in defaults})
     space.update({name: interval for name, interval in FROM_ONE.items() if defaults.get(name)})  # 0 is to have none
     if "alpha" in space and defaults["alpha"] > 1:

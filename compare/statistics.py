@@ -1,4 +1,4 @@
-"""Scores of a comparison and how far to trust them. Pure functions of times to the target, in NumPy.
+"""Scores of a comparison. Pure functions of times to the target, in NumPy; `intervals.py` says how far to trust them.
 
 The score is AlgoPerf's (Dahl et al., "Benchmarking Neural Network Training Algorithms", 2023, arXiv:2306.07179): the
 performance profile of Dolan & Moré (2002), integrated from 1 to 4. With t the time of an optimizer on a problem, t* the
@@ -10,6 +10,7 @@ least of all optimizers' on it, and w the problems' weights, one vote per family
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -21,8 +22,6 @@ from .results import MISS, ClockName, Comparison, Study
 Array = NDArray[np.float64]
 
 R_MAX = 4.0  # AlgoPerf's; always this, never the data's own largest ratio, which would depend on who takes part
-SAMPLES = 2000
-LEVEL = 0.95
 REFERENCES = ("adamw", "adam")  # without weight decay they are the same
 
 
@@ -32,14 +31,15 @@ class Times:
 
     optimizers: tuple[str, ...]
     problems: tuple[str, ...]
-    values: Array  # [optimizer, problem]
+    values: Array  # [optimizer, problem], medians over the seeds
     weights: Array  # [problem], of sum 1
+    seeds: tuple[Array, ...] = ()  # by problem, [optimizer, seed]; empty where only the medians are known
 
     def without(self, optimizer: str) -> Times:
         """The same without one optimizer: the others are then compared with the best of what is left."""
         kept = [index for index, name in enumerate(self.optimizers) if name != optimizer]
         names = tuple(self.optimizers[index] for index in kept)
-        return Times(names, self.problems, self.values[kept], self.weights)
+        return Times(names, self.problems, self.values[kept], self.weights, tuple(seed[kept] for seed in self.seeds))
 
 
 def times_of(comparison: Comparison, clock: ClockName = "steps") -> Times:
@@ -54,7 +54,19 @@ def times_of(comparison: Comparison, clock: ClockName = "steps") -> Times:
             study = studies.get((optimizer, problem.name))
             time = comparison.time_to_target(study, clock) if study else MISS
             values[row, column] = MISS if math.isnan(time) else time
-    return Times(comparison.optimizers, tuple(problem.name for problem in scored), values, weights)
+    names = tuple(problem.name for problem in scored)
+    seeds = tuple(_by_seed(comparison.optimizers, name, studies) for name in names) if clock == "steps" else ()
+    return Times(comparison.optimizers, names, values, weights, seeds)
+
+
+def _by_seed(optimizers: Sequence[str], problem: str, studies: Mapping[tuple[str, str], Study]) -> Array:
+    """Steps to the target, [optimizer, seed]; a seed that an optimizer was not run on is a miss."""
+    hits: list[dict[int, float]] = []
+    for optimizer in optimizers:
+        study = studies.get((optimizer, problem))
+        hits.append({trial.seed: trial.hit for trial in study.evaluations} if study and not study.failure else {})
+    seeds = sorted({seed for own in hits for seed in own})
+    return np.array([[own.get(seed, MISS) for seed in seeds] for own in hits])
 
 
 def ratios(times: Times) -> Array:
@@ -82,35 +94,6 @@ def marks(times: Times) -> Array:
 def scores(times: Times) -> Array:
     """The score of every optimizer, between 0 and 1; nan without a scored problem."""
     return marks(times) @ times.weights if len(times.problems) else np.full(len(times.optimizers), math.nan)
-
-
-class Intervals(NamedTuple):
-    """95 % intervals over problems, by optimizer."""
-
-    low: Array
-    high: Array
-    best_rank: NDArray[np.int64]
-    worst_rank: NDArray[np.int64]
-
-
-def bootstrap(times: Times, samples: int = SAMPLES, seed: int = 0) -> Intervals:
-    """Intervals of scores and ranks had other problems been drawn: percentiles over resampled problems.
-
-    Problems are drawn with replacement, each keeping the weight of its family's vote; the score is the weighted mean
-    over those drawn. In every sample the optimizers are ranked, ties sharing the better rank.
-    """
-    optimizers, problems = times.values.shape
-    if not problems:
-        unknown = np.full(optimizers, math.nan)
-        return Intervals(unknown, unknown, np.ones(optimizers, np.int64), np.full(optimizers, optimizers, np.int64))
-    counts = np.random.default_rng(seed).multinomial(problems, np.full(problems, 1 / problems), size=samples)
-    weights = counts * times.weights
-    drawn = weights @ marks(times).T / weights.sum(axis=1, keepdims=True)  # [sample, optimizer]
-    ranks = 1 + (drawn[:, None, :] > drawn[:, :, None] + 1e-12).sum(axis=2)
-    tails = ((1 - LEVEL) / 2, 1 - (1 - LEVEL) / 2)
-    low, high = np.quantile(drawn, tails, axis=0)
-    best, worst = np.quantile(ranks, tails, axis=0, method="inverted_cdf")
-    return Intervals(low, high, best.astype(np.int64), worst.astype(np.int64))
 
 
 def order(times: Times) -> tuple[str, ...]:
@@ -168,8 +151,8 @@ class Sensitivity:
     arXiv:2309.14322): mean over the grid of min(l(lr), l0) - l*, divided by l0 - l*. 0: flat; 1: one lr works."""
     basin: float | None
     """Decades of lr, around the best, that reach the target; every grid point stands for its step of the grid."""
-    regret: float | None
-    """Time to the target at the default lr over that at the best; infinity if only the default misses it."""
+    default: bool | None
+    """Whether the default lr, the middle of the grid, reaches the target."""
 
 
 def sensitivity(study: Study, stopped_early: bool = False) -> Sensitivity:
@@ -177,7 +160,7 @@ def sensitivity(study: Study, stopped_early: bool = False) -> Sensitivity:
 
     Args:
         study: One with a grid of learning rates; of the rulesets "default" and "search" nothing is known.
-        stopped_early: Whether screening ended at the hit, or once it was late for it; then only the regret is known.
+        stopped_early: Whether screening ended at the hit, or once it was late for it; then a miss may be none.
     """
     screened = study.screened
     others = [{name: value for name, value in trial.hyperparameters.items() if name != "lr"} for trial in screened]
@@ -187,12 +170,12 @@ def sensitivity(study: Study, stopped_early: bool = False) -> Sensitivity:
         min(screened, key=key)
         for key in (lambda trial: (trial.hit, trial.final), lambda trial: abs(math.log(trial.lr / study.default_lr)))
     )
-    loss = None if stopped_early else _loss_sensitivity(screened[0].curve[0].metric, [run.final for run in screened])
-    if best.hit == MISS:
-        return Sensitivity(loss, 0.0, None)
-    regret = None if default.limit else default.hit / max(best.hit, 1)
-    basin = None if stopped_early else _basin(study.grid, [run.hit for run in screened], best.lr)
-    return Sensitivity(loss, basin, regret)
+    reached = None if default.limit and default.hit == MISS else default.hit < MISS
+    if stopped_early:
+        return Sensitivity(None, None, reached)
+    loss = _loss_sensitivity(screened[0].curve[0].metric, [run.final for run in screened])
+    basin = _basin(study.grid, [run.hit for run in screened], best.lr) if best.hit < MISS else 0.0
+    return Sensitivity(loss, basin, reached)
 
 
 def _loss_sensitivity(start: float, finals: list[float]) -> float | None:
@@ -220,6 +203,7 @@ class Row:
     score: float  # by steps; nan without a scored problem
     low: float
     high: float
+    lrs: tuple[float, float] | None  # the least and the greatest that were chosen
     best_rank: int
     worst_rank: int
     score_cpu: float
@@ -230,7 +214,7 @@ class Row:
     speedup: Speedup | None  # over the reference, by steps; None if that does not take part
     lr_loss: float | None  # medians over the scored problems
     lr_basin: float | None
-    lr_regret: float | None
+    lr_default: int | None  # how many targets the default lr reaches; None unless it is known of every problem
     optimizer_us: float  # median over all problems
     state_ratio: float  # bytes of state over bytes of float32 parameters: median over all problems
 
@@ -242,26 +226,31 @@ def reference_of(comparison: Comparison) -> str:
 
 def summarize(comparison: Comparison) -> list[Row]:
     """The summary, best score first."""
+    from .intervals import intervals
+
     reference = reference_of(comparison)
     times = times_of(comparison)
     by_steps, by_cpu, by_gradients = (
         scores(times if clock == "steps" else times_of(comparison, clock)) for clock in ("steps", "cpu", "gradients")
     )
-    intervals = bootstrap(times)
+    found = intervals(times)
     rows = []
     for index, optimizer in enumerate(comparison.optimizers):
         studies = [study for study in comparison.studies if study.optimizer == optimizer]
         judged = [study for study in studies if study.problem in times.problems]
         lr = [sensitivity(study, bool(comparison.protocol.get("stop_at_hit"))) for study in judged]
+        defaults = [item.default for item in lr if item.default is not None]
+        lrs = [study.lr for study in judged if not math.isnan(study.lr)]
         state = [study.state_bytes / (4 * study.parameters) for study in studies if study.parameters]
         rows.append(
             Row(
                 optimizer=optimizer,
                 score=float(by_steps[index]),
-                low=float(intervals.low[index]),
-                high=float(intervals.high[index]),
-                best_rank=int(intervals.best_rank[index]),
-                worst_rank=int(intervals.worst_rank[index]),
+                low=float(found.low[index]),
+                high=float(found.high[index]),
+                lrs=(min(lrs), max(lrs)) if lrs else None,
+                best_rank=int(found.best_rank[index]),
+                worst_rank=int(found.worst_rank[index]),
                 score_cpu=float(by_cpu[index]),
                 score_gradients=float(by_gradients[index]),
                 solved=solved(times)[index],
@@ -270,7 +259,7 @@ def summarize(comparison: Comparison) -> list[Row]:
                 speedup=speedup(times, optimizer, reference) if reference in comparison.optimizers else None,
                 lr_loss=_median([item.loss for item in lr]),
                 lr_basin=_median([item.basin for item in lr]),
-                lr_regret=_median([item.regret for item in lr]),
+                lr_default=sum(defaults) if defaults and len(defaults) == len(times.problems) else None,
                 optimizer_us=_median([comparison.optimizer_us(study) for study in studies]) or math.nan,
                 state_ratio=_median(state) or 0.0,
             )

@@ -2,7 +2,7 @@
 
 A folder holds what its trials computed, the same bytes for the same request on the same machine:
 
-    store.json       {"format": 2, "optzoo": "0.1.0", "torch": "2.13.0"}: the versions its trials were made with
+    store.json       {"format": 3, "optzoo": "0.1.0", "torch": "2.13.0"}: the versions its trials were made with
     trials.jsonl     one trial per line, appended as it ends; sorted by identity when a run completes
     comparison.json  the latest completed run: "problems", "optimizers", "protocol", per study the keys of its trials
 
@@ -39,7 +39,7 @@ from typing import IO, Any, NamedTuple
 from .errors import UsageError
 from .results import Clock, Comparison, Evaluation, ProblemInfo, StepTime, Study, Trial, Update, finite
 
-FORMAT = 2
+FORMAT = 3
 Identity = dict[str, Any]
 
 

@@ -49,8 +49,9 @@ def _print_tables(comparison: Comparison, file: TextIO, by: By) -> None:
             console.print(part)
     legend = "Median over the evaluation seeds; (2/3): seeds that reach it; *: hit, then lost by the end."
     console.print(Text(f"{CELLS[by]}. {legend}", style="dim"))
-    if footnote := dagger_note(comparison):
-        console.print(Text(footnote, style="dim"))
+    for footnote in (dagger_note(comparison), weights_note(comparison)):
+        if footnote:
+            console.print(Text(footnote, style="dim"))
     shown = ("optzoo", "torch", "numpy", "python", "machine", "processor", "cores")
     known = comparison.environment
     environment = ", ".join(f"{key} {known[key]}" for key in shown if key in known)
@@ -65,39 +66,36 @@ def summary_table(comparison: Comparison, rows: Sequence[Row]) -> Table:
     """One row per optimizer, best score first."""
     table = _table()
     table.add_column("optimizer", overflow="fold")  # rather than cut a long import path short
-    headings = [
-        "score by\nsteps [95 %]",
-        "rank",
-        "score\nby CPU",
-        "solved",
-        "wins",
-        f"speed-up\nvs {reference_of(comparison)}",
-    ]
-    headings += ["lr basin\ndecades", "update\nµs", "state /\nparams"]
-    for heading in headings:
+    columns = {  # heading: cells
+        "score by\nsteps [95 %]": [f"{row.score:.3f} [{row.low:.2f}, {row.high:.2f}]" for row in rows],
+        "lr": [lrs_text(row) for row in rows],
+        "rank": [f"{row.best_rank}–{row.worst_rank}".removesuffix(f"–{row.best_rank}") for row in rows],
+        "score\nby CPU": [f"{row.score_cpu:.3f}" for row in rows],
+        "solved": [f"{row.solved}/{row.problems}" for row in rows],
+        "wins": [f"{row.wins}" for row in rows],
+        f"speed-up\nvs {reference_of(comparison)}": [_speedup(row) for row in rows],
+        "lr basin\ndecades": [DASH if row.lr_basin is None else f"{row.lr_basin:.1f}" for row in rows],
+        "update\nµs": [DASH if math.isnan(row.optimizer_us) else f"{row.optimizer_us:.0f}" for row in rows],
+        "state /\nparams": [f"{row.state_ratio:.1f}×" for row in rows],
+    }
+    told = {heading: cells for heading, cells in columns.items() if any(cell != DASH for cell in cells)}
+    for heading in told:
         table.add_column(heading, justify="right")
-    for row in rows:
-        table.add_row(*_summary_cells(row))
+    for row, cells in zip(rows, zip(*told.values(), strict=True), strict=True):
+        table.add_row(row.optimizer, *cells)
     return table
 
 
-def _summary_cells(row: Row) -> list[str]:
-    rank = f"{row.best_rank}" if row.best_rank == row.worst_rank else f"{row.best_rank}–{row.worst_rank}"
-    speedup = DASH
-    if row.speedup and row.speedup.problems:
-        speedup = f"{row.speedup.factor:.2f}× ({row.speedup.problems})"
-    return [
-        row.optimizer,
-        f"{row.score:.3f} [{row.low:.2f}, {row.high:.2f}]",
-        rank,
-        f"{row.score_cpu:.3f}",
-        f"{row.solved}/{row.problems}",
-        f"{row.wins}",
-        speedup,
-        DASH if row.lr_basin is None else f"{row.lr_basin:.1f}",
-        DASH if math.isnan(row.optimizer_us) else f"{row.optimizer_us:.0f}",
-        f"{row.state_ratio:.1f}×",
-    ]
+def lrs_text(row: Row) -> str:
+    """The learning rates that won, from the least to the greatest over the problems."""
+    if row.lrs is None:
+        return DASH
+    low, high = (f"{lr:.1g}" for lr in row.lrs)
+    return low if low == high else f"{low}–{high}"
+
+
+def _speedup(row: Row) -> str:
+    return f"{row.speedup.factor:.2f}× ({row.speedup.problems})" if row.speedup and row.speedup.problems else DASH
 
 
 def cell_table(comparison: Comparison, optimizers: Sequence[str], by: By = "steps") -> Table:
@@ -117,6 +115,8 @@ def cell_table(comparison: Comparison, optimizers: Sequence[str], by: By = "step
             won = study is not None and cell_value(comparison, study, by) == best < MISS
             cells.append(Text(cell_text(comparison, study, by), style="bold" if won else ""))
         table.add_row(_problem_name(problem), *cells)
+        lrs = [comparison.study(problem.name, optimizer) for optimizer in optimizers]
+        table.add_row("  lr", *(Text(lr_text(study), style="dim") for study in lrs))
         for extra in extras_of(comparison, problem.name) if by == "final" else ():
             studies = [comparison.study(problem.name, optimizer) for optimizer in optimizers]
             table.add_row(f"  {extra}", *(extra_text(study, extra) for study in studies))
@@ -132,6 +132,10 @@ def extras_of(comparison: Comparison, problem: str) -> list[str]:
 def extra_text(study: Study | None, name: str) -> str:
     value = study.extra(name) if study else None
     return "" if value is None else f"{value:.3g}"
+
+
+def lr_text(study: Study | None) -> str:
+    return "" if study is None or math.isnan(study.lr) else f"{study.lr:.2g}"
 
 
 def _problem_name(problem: ProblemInfo) -> str:
@@ -167,6 +171,18 @@ def dagger_note(comparison: Comparison) -> str | None:
     listed = ", ".join(f"{name} ({rule})" for name, rule in rules.items())
     what = "no parameter of the problem is a matrix; the optimizer, which is for matrices, runs its rule for vectors"
     return f"{DAGGER}: {what}: {listed}."
+
+
+def weights_note(comparison: Comparison) -> str | None:
+    """Whose weights are judged elsewhere than at the last step, and who is spared the schedule of lr."""
+    judged = {study.optimizer: study.evaluate_on for study in comparison.studies if study.evaluate_on}
+    own = dict.fromkeys(study.optimizer for study in comparison.studies if study.own_schedule)
+    notes = [f"{name} on its {where.replace('_', ' ')}" for name, where in judged.items()]
+    said = [
+        f"Judged as its paper does: {', '.join(notes)}; the others on the weights of the last step." if notes else "",
+        f"Without the problem's schedule of lr, having its own: {', '.join(own)}." if own else "",
+    ]
+    return " ".join(filter(None, said)) or None
 
 
 def _parts(table: Table, width: int) -> list[Table]:

@@ -69,6 +69,8 @@ class DoG(Optimizer):
     (1.0, 0.12)
     """
 
+    own_schedule = True  # a decaying lr multiplies a step size that falls by itself
+    evaluate_on = "average"
     buffers = ("x0",)
     scalar_buffers = ("max_distance", "grad_sq_sum")
     variants = Optimizer.variants | {"scope"}

@@ -76,6 +76,7 @@ class Lookahead(OptimizerWrapper):
     >>> optimizer = Lookahead(torch.optim.RMSprop([w], lr=1e-3), k=10)  # around one that exists
     """
 
+    evaluate_on = "slow_weights"
     default_base = AdamW
     prefix = "lookahead_"
     counters = frozenset({"lookahead_step"})

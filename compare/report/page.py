@@ -14,7 +14,7 @@ from .. import figures
 from ..results import CLOCKS, MISS, ClockName, Comparison, Study, finite
 from ..statistics import reference_of, summarize
 from ..styles import styles
-from ..table import CELLS, cell_text, cell_value, dagger_note, extra_text, extras_of
+from ..table import CELLS, cell_text, cell_value, dagger_note, extra_text, extras_of, lrs_text, weights_note
 from .verdict import cards, verdict
 
 if TYPE_CHECKING:
@@ -53,12 +53,16 @@ def report_page(comparison: Comparison, live: bool) -> str:
         comparison=comparison,
         rows=rows,
         scored=bool(rows and rows[0].problems),
+        basins=any(row.lr_basin is not None for row in rows),
+        defaults=any(row.lr_default is not None for row in rows),
+        lrs_text=lrs_text,
         verdict=verdict(rows),
         cards=cards(comparison, rows),
         lints=comparison.lints(),
         heat={by: _heat(comparison, by) for by in CELLS},
         cells=CELLS,
         dagger_note=dagger_note(comparison),
+        weights_note=weights_note(comparison),
         clock_names=CLOCK_NAMES,
         reference=reference_of(comparison),
         curves=[problem for problem in problems if data["curves"][problem.name]["lines"]],

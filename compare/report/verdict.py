@@ -26,7 +26,7 @@ def verdict(rows: list[Row]) -> str | None:
     if others:
         text += f", but {problems} cannot separate {'them' if many else 'it'} from {joined(others)}."
     else:
-        text += f", and by {problems} no other is first within the 95 % intervals of ranks."
+        text += f", and by {problems} no other is first in 95 % of the resamples."
     if quickest := _best(rows, "score_cpu"):
         best = max(row.score_cpu for row in rows)
         text += f" By CPU time {joined(quickest)} lead{'' if len(quickest) > 1 else 's'} ({best:.3f})."

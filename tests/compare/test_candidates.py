@@ -56,6 +56,13 @@ def test_points_of_a_search_are_the_same_every_time_and_in_the_space():
     assert halves == 8  # Sobol points are even: half of them in each half
 
 
+def test_the_slow_average_of_ademamix_remembers_no_more_than_a_run_has():
+    """Of its default, 10,000 steps, nothing can be seen in budgets of some hundred."""
+    slow = [point["betas"][2] for point in points(get_candidate("ademamix"), 16)]
+    assert all(0.97 <= beta <= 0.999 for beta in slow)
+    assert all(point["betas"][1] > 0.99 for point in points(get_candidate("ademamix"), 16))
+
+
 def test_a_momentum_is_searched_where_there_is_one():
     assert list(space_of(get_candidate("sgd"))) == ["lr"]
     assert all(0 <= point["momentum"] <= 0.99 for point in points(get_candidate("sgdm"), 16))

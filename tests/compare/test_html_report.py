@@ -44,7 +44,7 @@ def without_scripts(page: str) -> str:
 
 def test_has_every_section_and_no_address(make: Any, tmp_path: Path) -> None:
     comparison = make.comparison(
-        make.study([9, 5, 0.5, 0.5]),
+        make.study([9, 5, 1, 0.5]),
         make.study([9, 0.5, 0.4, 0.3], optimizer="lion"),
         make.study([9, 9], problem="quad"),
     )
@@ -58,7 +58,7 @@ def test_has_every_section_and_no_address(make: Any, tmp_path: Path) -> None:
 
 def test_names_cannot_break_out_of_the_page(make: Any, tmp_path: Path) -> None:
     name = "</script><script>alert(1)</script>"
-    page = text_of(make.comparison(make.study([9, 0.5, 0.5], optimizer=name)), tmp_path / "report.html")
+    page = text_of(make.comparison(make.study([9, 1, 0.5], optimizer=name)), tmp_path / "report.html")
     assert name not in page
     assert "alert(1)" in page
 
@@ -67,7 +67,7 @@ def test_names_cannot_break_out_of_the_page(make: Any, tmp_path: Path) -> None:
     "case", ["one", "all miss", "failed", "unscored", "no screening", "nothing timed", "not finite"]
 )
 def test_what_is_missing_is_said(case: str, make: Any, tmp_path: Path) -> None:
-    study = make.study([9, 5, 0.5, 0.5])
+    study = make.study([9, 5, 1, 0.5])
     miss = make.study([9, 9, 9, 9], optimizer="lion")
     studies = {
         "one": (study,),
@@ -86,24 +86,22 @@ def test_what_is_missing_is_said(case: str, make: Any, tmp_path: Path) -> None:
 
 def test_holds_all_results(make: Any, tmp_path: Path) -> None:
     page = text_of(
-        make.comparison(make.study([9, 5, 0.5, 0.5]), make.study([9, 9], optimizer="lion")), tmp_path / "r.html"
+        make.comparison(make.study([9, 5, 1, 0.5]), make.study([9, 9], optimizer="lion")), tmp_path / "r.html"
     )
     (data,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', page, re.S)
     assert len(json.loads(data)["trials"]) == 2 * (3 + 1)
     (packed,) = re.findall(r'<script id="archive"[^>]*>(.*?)</script>', page, re.S)
     trials = json.loads(gzip.decompress(base64.b64decode(packed)))["studies"][0]["trials"]
-    assert trials[-1]["curve"] == [[0, 9, 0], [10, 5, 20], [20, 0.5, 40], [30, 0.5, 60]]
+    assert trials[-1]["curve"] == [[0, 9, 0], [10, 5, 20], [20, 1, 40], [30, 0.5, 60]]
     assert "updates" not in trials[-1]  # nothing in the page shows them
 
 
 def test_says_who_comes_first_and_how_certain_that_is(make: Any, tmp_path: Path) -> None:
-    first, second = make.study([9, 0.5, 0.5, 0.4]), make.study([9, 5, 5, 0.5, 0.5], optimizer="lion")
+    first, second = make.study([9, 1, 0.5, 0.4]), make.study([9, 5, 5, 0.5, 0.5], optimizer="lion")
     clear = without_scripts(text_of(make.comparison(first, second), tmp_path / "r.html"))
-    assert "adamw needs the fewest steps (score 1.000, 95 % interval 1.00 to 1.00), and by 1 problem no other" in clear
-    problems = [
-        make.study([9, 0.5, 0.5], problem=name, optimizer=best) for name, best in (("p", "adamw"), ("q", "lion"))
-    ]
-    problems += [make.study([9, 5, 0.5, 0.5], problem=name, optimizer=o) for name, o in (("p", "lion"), ("q", "adamw"))]
+    assert "adamw needs the fewest steps (score 1.000, 95 % interval 0.01 to 1.00), and by 1 problem no other" in clear
+    problems = [make.study([9, 1, 0.5], problem=name, optimizer=best) for name, best in (("p", "adamw"), ("q", "lion"))]
+    problems += [make.study([9, 5, 1, 0.5], problem=name, optimizer=o) for name, o in (("p", "lion"), ("q", "adamw"))]
     tied = without_scripts(text_of(make.comparison(*problems), tmp_path / "r.html"))
     assert "adamw and lion need the fewest steps (score 0.833" in tied
     missed = without_scripts(text_of(make.comparison(make.study([9, 9, 9])), tmp_path / "r.html"))
@@ -111,29 +109,29 @@ def test_says_who_comes_first_and_how_certain_that_is(make: Any, tmp_path: Path)
 
 
 def test_dagger_and_its_footnote(make: Any, tmp_path: Path) -> None:
-    fallen = dataclasses.replace(make.study([9, 0.5, 0.5], optimizer="psgd"), vector_rule="diagonal factors")
-    page = without_scripts(text_of(make.comparison(make.study([9, 0.5, 0.5]), fallen), tmp_path / "r.html"))
+    fallen = dataclasses.replace(make.study([9, 1, 0.5], optimizer="psgd"), vector_rule="diagonal factors")
+    page = without_scripts(text_of(make.comparison(make.study([9, 1, 0.5]), fallen), tmp_path / "r.html"))
     assert (page.count(">10†<"), page.count(">20†<")) == (1, 1)  # steps, gradients
     assert "runs its rule for vectors: psgd (diagonal factors)." in page
-    plain = without_scripts(text_of(make.comparison(make.study([9, 0.5, 0.5])), tmp_path / "r.html"))
+    plain = without_scripts(text_of(make.comparison(make.study([9, 1, 0.5])), tmp_path / "r.html"))
     assert "†" not in plain
 
 
 def test_no_band_of_a_run_that_diverged(make: Any, tmp_path: Path) -> None:
-    page = text_of(make.comparison(make.study([9, 5, 0.5, 0.5], [9, 8, 1e9], [9, 7, 6, 5])), tmp_path / "r.html")
+    page = text_of(make.comparison(make.study([9, 5, 1, 0.5], [9, 8, 1e9], [9, 7, 6, 5])), tmp_path / "r.html")
     (data,) = re.findall(r'<script id="data" type="application/json">(.*?)</script>', page, re.S)
     line = json.loads(data)["curves"]["rosenbrock"]["lines"]["adamw"]
     assert (line["high"], line["ends"]) == ([9, 8, 6, 5], [[10, 8]])
 
 
 def test_same_comparison_same_bytes(make: Any, tmp_path: Path) -> None:
-    comparison = make.comparison(make.study([9, 5, 0.5, 0.5]))
+    comparison = make.comparison(make.study([9, 5, 1, 0.5]))
     assert text_of(comparison, tmp_path / "a.html") == text_of(comparison, tmp_path / "b.html")
 
 
 def test_no_such_folder(make: Any, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no folder"):
-        write_report(make.comparison(make.study([9, 0.5, 0.5])), tmp_path / "none" / "report.html")
+        write_report(make.comparison(make.study([9, 1, 0.5])), tmp_path / "none" / "report.html")
 
 
 # In a browser

@@ -21,7 +21,7 @@ from optzoo.compare.styles import styles
 @pytest.fixture
 def comparison(make: Any) -> Comparison:
     return make.comparison(  # type: ignore[no-any-return]
-        make.study([9, 5, 0.5, 0.5], [9, 4, 0.4, float("inf")]),
+        make.study([9, 5, 1, 0.5], [9, 4, 0.4, float("inf")]),
         make.study([9, 9, 9, 9], optimizer="lion"),
         make.study([9, 0.5, 0.4, 0.3], problem="quad"),
     )

@@ -138,7 +138,7 @@ def test_another_format_is_refused(comparison, tmp_path):
     write(tmp_path, comparison)
     (tmp_path / "store.json").write_text('{"format": 7}')
     for use in (lambda: load(tmp_path), lambda: Store(tmp_path, VERSIONS, PROBLEMS).__enter__()):
-        with pytest.raises(UsageError, match=r"format 7 \(here 2\)"):
+        with pytest.raises(UsageError, match=r"format 7 \(here 3\)"):
             use()
 
 

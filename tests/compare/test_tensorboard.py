@@ -90,7 +90,7 @@ def test_logs_of_an_earlier_run(folder: Path, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_figure_of_tuning(make: Any, tmp_path: Path) -> None:
-    comparison: Comparison = make.comparison(make.study([9, 5, 0.5, 0.5]), make.study([9, 9], optimizer="lion"))
+    comparison: Comparison = make.comparison(make.study([9, 5, 1, 0.5]), make.study([9, 9], optimizer="lion"))
     comparison.to_tensorboard(tmp_path)
     assert images(tmp_path / "figures") == ["cost", "curves", "lr", "profile"]
 
