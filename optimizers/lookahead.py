@@ -13,9 +13,10 @@ from torch.optim.optimizer import ParamsT
 
 from .adam import AdamW
 from .core.buckets import cut, default_piece, local
+from .core.making import Base
 from .core.options import FRACTION, Rule, one_of
 from .core.rule import working_dtype
-from .core.wrapper import Base, OptimizerWrapper
+from .core.wrapper import OptimizerWrapper
 
 _Beginning: TypeAlias = "tuple[Mapping[str, Any], Tensor, Tensor]"
 """A group, a parameter of it that is about to make its first step, and its slow weights."""
@@ -46,7 +47,8 @@ class Lookahead(OptimizerWrapper):
         params: parameters as in torch.optim (tensors, (name, tensor) pairs, group dicts), or an optimizer that exists.
             A group may have its own ``lookahead_k``, ``lookahead_alpha``, ...; all are read at every step.
         base: what makes the base of the parameters, called as ``base(params, **base_options)``: a class, a
-            ``functools.partial``, a function. Default None: :class:`AdamW`. Not with an optimizer that exists.
+            ``functools.partial``, a function; or a name of :func:`optzoo.optimizers.list_optimizers`. Default None:
+            :class:`AdamW`. Not with an optimizer that exists.
         k: steps between syncs, an integer >= 1. Default 5, the paper's.
         alpha: α, how far to follow the base at a sync, in (0, 1]. Default 0.5, the paper's for ImageNet and that of
             most libraries; the authors' class has 0.8.
@@ -93,7 +95,7 @@ class Lookahead(OptimizerWrapper):
     def __init__(
         self,
         params: ParamsT | torch.optim.Optimizer,
-        base: Base | None = None,
+        base: Base | str | None = None,
         k: int = 5,
         alpha: float = 0.5,
         *,

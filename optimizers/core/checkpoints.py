@@ -99,7 +99,11 @@ def _adopted(ours: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any
 def _resumed(optimizer: Optimizer, ours: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
     """A saved group; our options where it has none, for ``own_options``, and for the rest of a shorter tuple."""
     options = {name: ours[name] for name in optimizer.defaults}
-    group = {**options, **saved, **{name: ours[name] for name in optimizer.own_options & options.keys()}}
+    group = {
+        **options,
+        **optimizer.saved_options(saved),
+        **{name: ours[name] for name in optimizer.own_options & options.keys()},
+    }
     for name, value in options.items():
         if isinstance(value, tuple):
             group[name] = (*group[name], *value[len(group[name]) :])[: len(value)]
