@@ -55,7 +55,8 @@ class Adafactor(Optimizer):
         relative_step: True: ρ = lr · min(1e-2, 1/√t), with lr None as 1. False: ρ = lr. None (default): True where lr
             is None, else False; in the groups it is one of these two.
         warmup_init: min(1e-6 t, 1/√t) instead, the paper's warm-up; needs the relative step. Default False.
-        weight_decay: λ >= 0, θ ← (1 - ρ λ) θ. Default 0.
+        weight_decay: λ >= 0, θ ← (1 - ρ λ) θ. Default 0. T5X and optax have (1 - λ) θ: 1e-4 there, at ρ = 1e-2, is
+            1e-2 here.
         min_dim_size_to_factor: least size of both dimensions of a matrix to be factored, >= 1. Default 128, T5X's.
         factored: False keeps the whole V of every tensor, from its first step on. Default True.
         momentum_of: ``"step"`` (default, T5X, optax): the average of α U; ``"update"`` (big_vision): that of U, which
@@ -171,17 +172,14 @@ class Adafactor(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """As in the base. ``lr`` and ``relative_step`` of a group are read as those of the constructor."""
         said = {**self.defaults, **param_group}
-        if (
-            said["relative_step"] is None
-            and said["lr"] is not None
-            and any(g["relative_step"] for g in self.param_groups)
-        ):
+        super().add_param_group({**param_group, **_step_size(said)})
+        *others, added = self.param_groups
+        if said["relative_step"] is None and not added["relative_step"] and any(g["relative_step"] for g in others):
             warnings.warn(
-                f"Adafactor: lr={said['lr']} of an added group is absolute, beside groups where lr is a factor of the "
+                f"Adafactor: lr={added['lr']} of an added group is absolute, beside groups where lr is a factor of the "
                 "relative step; say relative_step=True or False in the group",
                 stacklevel=2,
             )
-        super().add_param_group({**param_group, **_step_size(said)})
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         lr, relative = group["lr"], group["relative_step"]

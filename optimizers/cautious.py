@@ -35,8 +35,7 @@ class CAdamW(AdamW):
     resumes AdamW runs.
 
     When: wherever AdamW works; try it at AdamW's settings. Leave it off (per group, ``cautious=False``) for embeddings
-        with
-    rare rows: coordinates without gradient count as disagreeing, so the few that have one are scaled up.
+        with rare rows: coordinates without gradient count as disagreeing, so the few that have one are scaled up.
 
     State: 8 bytes per parameter (``exp_avg``, ``exp_avg_sq``) and 4 per tensor (``step``).
 

@@ -98,7 +98,7 @@ class OptimizerCLI(LightningCLI):
         while isinstance(optimizer, Namespace):
             optimizer = optimizer.get("init_args", {}).get("base")
         if isinstance(optimizer, str) and optimizer.lower() not in list_optimizers():
-            parser.error(f"no optimizer is called {optimizer}{_hint(optimizer)}")
+            parser.error(f"{optimizer!r} is the name of no optimizer{_hint(optimizer)}")
 
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
