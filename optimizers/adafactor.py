@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ class Adafactor(Optimizer):
     Args:
         params: tensors, (name, tensor) pairs or group dicts, as in torch.optim.
         lr: ρ, >= 0, a number or a Tensor of one element. Default None: the paper's relative step, which is a schedule
-            of its own; torch's schedulers need an lr.
+            of its own. The group's ``lr`` is then 1, a factor of that step, which schedulers set as any other.
         beta1: decay of the momentum per step, in [0, 1), without bias correction. Default None: no momentum, as T5.
         decay_rate: c > 0 in β2 = 1 - t^-c. Default 0.8, the paper's.
         decay_offset: steps taken off t in β2, >= 0, to start it afresh in fine-tuning. Default 0.
@@ -51,9 +52,11 @@ class Adafactor(Optimizer):
             (1e-30, 1e-3), the paper's.
         clip_threshold: d > 0, or None not to clip. Default 1, the paper's.
         scale_parameter: whether α is relative to RMS(θ). Default True, the paper's; False: α = ρ.
-        relative_step: None (default): where lr is None. True and False only say so, as in transformers' Adafactor.
-        warmup_init: ρ = min(1e-6 t, 1/√t), the paper's warm-up. Default False.
-        weight_decay: λ >= 0, θ ← (1 - ρ λ) θ. Default 0.
+        relative_step: True: ρ = lr · min(1e-2, 1/√t), with lr None as 1. False: ρ = lr. None (default): True where lr
+            is None, else False; in the groups it is one of these two.
+        warmup_init: min(1e-6 t, 1/√t) instead, the paper's warm-up; needs the relative step. Default False.
+        weight_decay: λ >= 0, θ ← (1 - ρ λ) θ. Default 0. T5X and optax have (1 - λ) θ: 1e-4 there, at ρ = 1e-2, is
+            1e-2 here.
         min_dim_size_to_factor: least size of both dimensions of a matrix to be factored, >= 1. Default 128, T5X's.
         factored: False keeps the whole V of every tensor, from its first step on. Default True.
         momentum_of: ``"step"`` (default, T5X, optax): the average of α U; ``"update"`` (big_vision): that of U, which
@@ -167,20 +170,40 @@ class Adafactor(Optimizer):
         own = dict(weight_decay=weight_decay, beta1=beta1, momentum_dtype=momentum_dtype)
         return cls(params, lr, **{**preset, **own, **options})
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As in the base. ``lr`` and ``relative_step`` of a group are read as those of the constructor."""
+        said = {**self.defaults, **param_group}
+        super().add_param_group({**param_group, **_step_size(said)})
+        *others, added = self.param_groups
+        if said["relative_step"] is None and not added["relative_step"] and any(g["relative_step"] for g in others):
+            warnings.warn(
+                f"Adafactor: lr={added['lr']} of an added group is absolute, beside groups where lr is a factor of the "
+                "relative step; say relative_step=True or False in the group",
+                stacklevel=2,
+            )
+
     def check_group(self, group: Mapping[str, Any]) -> None:
         lr, relative = group["lr"], group["relative_step"]
-        if relative and lr is not None:
-            raise ValueError(f"Adafactor: lr={lr} and relative_step=True exclude each other; leave out one of them")
-        if relative is False and lr is None:
+        if lr is None:
             raise ValueError("Adafactor: relative_step=False needs an lr, got None")
-        if group["warmup_init"] and lr is not None:
+        if group["warmup_init"] and not relative:
             raise ValueError(
-                f"Adafactor: warmup_init=True warms up the relative step, which lr={lr} replaces; drop one"
+                f"Adafactor: warmup_init=True warms up the relative step, which lr={lr} replaces; drop one, or say "
+                "relative_step=True, where lr is a factor"
             )
         if group["beta1"] is None and (group["momentum_dtype"], group["momentum_of"]) != (None, "step"):
             raise ValueError("Adafactor: momentum_dtype and momentum_of need a momentum, set beta1 (0.9, say)")
 
     # State
+
+    def saved_options(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Of older versions lr is None for the relative step; of torch.optim, which has no such option, ρ."""
+        return {**saved, **_step_size({"relative_step": None, **saved})} if "lr" in saved else saved
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # of an older version's pickle
+            group.update(_step_size(group))
 
     def buffer_names(self, group: Mapping[str, Any], param: Tensor) -> tuple[str, ...]:
         moments = ("row_var", "col_var") if factored_axes(param.shape, group) else ("variance",)
@@ -200,8 +223,8 @@ class Adafactor(Optimizer):
 
     @staticmethod
     def scalars(h: Any) -> None:
-        if h.lr is None:
-            h.lr = minimum(h.step**-0.5, 1e-6 * h.step if h.warmup_init else 1e-2)
+        if h.relative_step or h.lr is None:  # which a user may set in a run
+            h.lr = (1.0 if h.lr is None else h.lr) * minimum(h.step**-0.5, 1e-6 * h.step if h.warmup_init else 1e-2)
         h.beta2 = 1 - maximum(h.step - h.decay_offset, 1) ** -h.decay_rate
         if h.beta2_cap is not None:
             h.beta2 = minimum(h.beta2, h.beta2_cap)
@@ -250,6 +273,13 @@ class Adafactor(Optimizer):
     def _whitened(g: Any, s: Any, h: Any) -> Any:
         """Û = g / √V̂."""
         return g.mul(s.row_factor).mul_(s.col_factor) if h.is_factored else g.div(s.variance.sqrt())
+
+
+def _step_size(options: Mapping[str, Any]) -> dict[str, Any]:
+    """``lr`` as a number and ``relative_step`` as True or False, of what a user or a checkpoint may say."""
+    lr, relative = options["lr"], options["relative_step"]
+    relative = lr is None if relative is None else relative
+    return {"lr": 1.0 if lr is None and relative else lr, "relative_step": relative}
 
 
 def factored_axes(shape: Sequence[int], group: Mapping[str, Any]) -> tuple[int, int] | None:

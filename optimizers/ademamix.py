@@ -25,14 +25,14 @@ class AdEMAMix(Optimizer):
         α(t) = α · min(t/T_α, 1),    1/ln β3(t) = (1-μ)/ln β1 + μ/ln β3,  μ = min(t/T_β3, 1)
 
     The paper's algorithm 1: m2 is not bias-corrected, weight decay is decoupled. β3's warm-up moves the half-life of m2
-    linearly from β1's to β3's. With α = 0 this is AdamW. β1 = 0 keeps no m1 (m̂1 = g).
+    linearly from β1's to β3's. (The authors' code has ln(β + 1e-8) for ln β, by which 1 - β3(t) is 1e-5 of itself off
+    for β3 = 0.999 and 1e-4 for 0.9999.) With α = 0 this is AdamW. β1 = 0 keeps no m1 (m̂1 = g).
 
     When: long training with AdamW, of language models above all, at a lower lr or with gradients clipped to 0.1-1: a
-    persistent gradient moves up to (1+α) lr per step. Warm-ups as long as the run, as the authors do, or none; never
-    short
-    ones: while β3(t) rises, early gradients fade only like t^-κ, κ = T_β3 (1-β3), and below κ = 2 they can throw the
-    parameters far off, which a warning says. In a short run take β3 = 0.999. Rows of an embedding that lose their
-    gradient drift for 1/(1-β3) steps; ``cautious=True`` stops that.
+        persistent gradient moves up to (1+α) lr per step. Warm-ups as long as the run, as the authors do, or none;
+        never short ones: while β3(t) rises, early gradients fade only like t^-κ, κ = T_β3 (1-β3), and below κ = 2 they
+        can throw the parameters far off, which a warning says. In a short run take β3 = 0.999. Rows of an embedding
+        that lose their gradient drift for 1/(1-β3) steps; ``cautious=True`` stops that.
 
     A run that comes from AdamW takes its moments along, see :func:`optzoo.optimizers.adopt`; the warm-ups then count
     from ``schedule_start``.

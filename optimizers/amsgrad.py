@@ -28,8 +28,8 @@ class AMSGrad(Adam):
     lr, for want of bias correction, so it wants a lower lr. (The paper's version has no eps; here it keeps 0/0 out.)
 
     When: Adam does not converge because rare large gradients matter. A single spike, or inf or nan, stays in the
-        maximum:
-    ``reset_max()`` forgets it. The variant is kept in the checkpoint, for the maxima of the variants do not mix.
+        maximum: ``reset_max()`` forgets it. The variant is kept in the checkpoint, for the maxima of the variants do
+        not mix.
 
     State: 12 bytes per parameter (``exp_avg``, ``exp_avg_sq``, ``max_exp_avg_sq``) and 8 per tensor (``step``).
 

@@ -12,13 +12,14 @@ from torch.optim.optimizer import ParamsT
 from .adam import AdamW
 from .core import Optimizer
 from .core.buckets import Bucket, Piece, default_piece, namespace, pieces, sharding
+from .core.making import Base
 from .core.options import RULES, describe
 from .core.rule import needs_count, operands
 from .core.scalars import Namespace
 from .core.scaled import Scaled, reduce_counts
 from .core.tensorlist import TensorList
 from .core.transforms import cautious
-from .core.wrapper import Base, OptimizerWrapper
+from .core.wrapper import OptimizerWrapper
 from .lion import Lion
 
 
@@ -34,8 +35,7 @@ class CAdamW(AdamW):
     resumes AdamW runs.
 
     When: wherever AdamW works; try it at AdamW's settings. Leave it off (per group, ``cautious=False``) for embeddings
-        with
-    rare rows: coordinates without gradient count as disagreeing, so the few that have one are scaled up.
+        with rare rows: coordinates without gradient count as disagreeing, so the few that have one are scaled up.
 
     State: 8 bytes per parameter (``exp_avg``, ``exp_avg_sq``) and 8 per tensor (``step``).
 
@@ -101,7 +101,8 @@ class Cautious(OptimizerWrapper):
             A group may have its own ``cautious``, ``cautious_scale`` and ``cautious_floor``, read at every step; one
             of this library that exists is made cautious in all its groups.
         base: what makes the base of the parameters, called as ``base(params, **base_options)``: a class, a
-            ``functools.partial``, a function. Default None: :class:`AdamW`. Not with an optimizer that exists.
+            ``functools.partial``, a function; or a name of :func:`optzoo.optimizers.list_optimizers`. Default None:
+            :class:`AdamW`. Not with an optimizer that exists.
         cautious: False switches it off, for a comparison or in a group. Default True.
         cautious_scale: ``"floor"`` (default, the authors' code and timm), ``"xi"`` for s = d/(n+1), None for s = 1.
         cautious_floor: bound of n/d from below for ``"floor"``, in (0, 1]. Default 1e-3, as there.
@@ -127,7 +128,7 @@ class Cautious(OptimizerWrapper):
     def __init__(
         self,
         params: ParamsT | torch.optim.Optimizer,
-        base: Base | None = None,
+        base: Base | str | None = None,
         *,
         cautious: bool = True,
         cautious_scale: str | None = "floor",

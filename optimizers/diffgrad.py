@@ -21,9 +21,8 @@ class DiffGrad(Adam):
     reference to ``p.grad`` instead of a copy, which makes ξ = 1/2 wherever gradients are reused; here it is a copy, and
     includes coupled weight decay.
 
-    When: to reproduce the paper. ξ depends on the gradient's absolute size: where gradients change by much less than
-        1, as
-    in most training, ξ ≈ 1/2 and diffGrad is Adam at half the lr. Loss scaling must be undone before the step.
+    When: to reproduce the paper. ξ depends on the gradient's absolute size: where gradients change by much less than 1,
+        as in most training, ξ ≈ 1/2 and diffGrad is Adam at half the lr. Loss scaling must be undone before the step.
 
     State: 12 bytes per parameter (``exp_avg``, ``exp_avg_sq``, ``previous_grad``) and 8 per tensor (``step``).
 

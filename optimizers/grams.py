@@ -19,9 +19,8 @@ class Grams(Adam):
     long run and up to 1/√(1-β2) times as much eps at first. Gradients are read only; the authors' code overwrites them.
 
     When: noisy training at usual momentum (β1 = 0.9), where it is often faster than Adam. Not with β1 = 0.99: it does
-        not
-    damp, and near a minimum its steps keep the size of the momentum and flip with the gradient's sign. A coordinate
-    without gradient does not move at all.
+        not damp, and near a minimum its steps keep the size of the momentum and flip with the gradient's sign. A
+        coordinate without gradient does not move at all.
 
     State: 8 bytes per parameter (``exp_avg``, ``exp_avg_sq``) and 8 per tensor (``step``).
 

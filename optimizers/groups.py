@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from .core.options import FRACTION, NON_NEGATIVE
+from .core.options import FRACTION, NON_NEGATIVE, RULES
+
+NO_DECAY = ("bias", "norm", "no_weight_decay")
+"""What does not decay by default."""
 
 
 def param_groups(
     model: nn.Module,
     weight_decay: float | None = 0.0,
     *,
-    lr: float | None = None,
-    no_decay: Sequence[str] = ("bias", "norm"),
+    lr: float | Tensor | None = None,
+    no_decay: Sequence[str] = NO_DECAY,
     layer_decay: float | None = None,
     layer_of: Callable[[str], int] | None = None,
     overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    include_frozen: bool | None = None,
 ) -> list[dict[str, Any]]:
     """Every trainable parameter of ``model`` in exactly one group, ready for any optimizer of optzoo or torch.
 
@@ -31,21 +36,24 @@ def param_groups(
         lr_k = lr · layer_decay^(K − k),    weight_decay, or 0 where ``no_decay`` names it.
 
     Parameters are passed with their names, which torch.optim keeps as ``group["param_names"]``. Each group has a
-    ``"name"``, which Lightning's LearningRateMonitor shows. Frozen parameters (``requires_grad=False``) are left out,
-    shared ones appear once, under their first name. Groups are in the model's order and never empty.
+    ``"name"``, which Lightning's LearningRateMonitor shows. Shared parameters appear once, under their first name.
+    Groups are in the model's order and never empty.
 
     Args:
         model: the module to train; may be compiled. With FSDP1, whose flat parameters have lost their shapes, call this
             before wrapping.
         weight_decay: for the parameters that decay, >= 0. It is set in every group, so the optimizer's own is not used.
             Default 0, under which nothing decays. None leaves it to the optimizer where parameters decay.
-        lr: set in every group, >= 0. None (default) leaves it to the optimizer.
+        lr: set in every group, >= 0, a number or a Tensor of one element. None (default) leaves it to the optimizer.
         no_decay: which parameters do not decay. Kinds, and glob patterns for names (``"*.pos_embed"``; ``*`` also
             matches dots):
             ``"bias"``: at most one dimension (biases, gains, layer scales), or called ``bias``;
             ``"norm"``: owned by a normalisation module, of torch or of a class called ``…Norm``;
-            ``"embedding"``: owned by ``nn.Embedding`` or ``nn.EmbeddingBag``.
-            Default ``("bias", "norm")``, as BERT and GPT-2 were trained; ``()`` makes everything decay.
+            ``"embedding"``: owned by ``nn.Embedding`` or ``nn.EmbeddingBag``;
+            ``"no_weight_decay"``: named by the method ``no_weight_decay()`` of the model or of a module in it, as
+            timm's models have it for position tables and class tokens.
+            Default ``("bias", "norm", "no_weight_decay")``, as BERT, GPT-2 and timm's models were trained; ``()`` makes
+            everything decay.
         layer_decay: in (0, 1]; needs ``lr``. Default None: one lr. Fine-tuning practice is 0.65 to 0.9, from Clark et
             al., ELECTRA, 2020, arXiv:2003.10555 and Bao et al., BEiT, 2022, arXiv:2106.08254.
         layer_of: the layer of a parameter's name, an int >= 0. By default the model's blocks, layers 1, 2, …, are the
@@ -55,6 +63,10 @@ def param_groups(
         overrides: glob pattern for names → options of the matching parameters, such as
             ``{"head.*": {"lr": 1e-2, "betas": (0.9, 0.99)}}``. They replace what the arguments above say; a later
             pattern wins over an earlier one.
+        include_frozen: whether frozen parameters (``requires_grad=False``) get into the groups too, to be trained once
+            they are unfrozen; until then they have no state and do not move. None (default) and False leave them out:
+            for good, or until somebody adds them, as Lightning's BackboneFinetuning does. None says so in a warning,
+            unless the model has adapters of PEFT.
 
     Raises:
         TypeError, ValueError: an argument is not what is written above, a pattern matches no parameter, the model has
@@ -74,6 +86,7 @@ def param_groups(
     _check_model(model)
     _check_numbers(weight_decay, lr, layer_decay)
     parameters = _parameters(model)
+    _check_frozen(model, parameters, include_frozen)
     exempt = _exemption(no_decay, parameters)
     layers = _layers(model, parameters, layer_decay, layer_of)
     depth = max(layers.values(), default=0)
@@ -81,7 +94,7 @@ def param_groups(
 
     groups: dict[tuple[str, ...], dict[str, Any]] = {}
     for p in parameters:
-        if not p.tensor.requires_grad:
+        if not (include_frozen or p.tensor.requires_grad):
             continue
         decays = not exempt(p)  # whatever weight_decay is: a resumed run may have another, in the same groups
         decay = weight_decay if decays else 0.0
@@ -102,6 +115,8 @@ class _Parameter:
     tensor: nn.Parameter
     names: list[str] = field(default_factory=list)
     owners: list[nn.Module] = field(default_factory=list)
+    named_by_model: bool = False
+    """A module says that it does not decay."""
 
     @property
     def name(self) -> str:
@@ -119,11 +134,18 @@ def _parameters(model: nn.Module) -> list[_Parameter]:
             p = found.setdefault(tensor, _Parameter(tensor))
             p.names.append(_plain(name))
             p.owners.append(module)
-    if not any(p.tensor.requires_grad for p in found.values()):
-        raise ValueError(
-            f"param_groups: {type(model).__name__} has no trainable parameter; set requires_grad on those to train"
-        )
+    exempt = list(_named_by_modules(model))
+    for p in found.values():
+        p.named_by_model = any(map(p.matches, exempt))
     return list(found.values())
+
+
+def _named_by_modules(model: nn.Module) -> Iterator[str]:
+    """Patterns of what ``no_weight_decay()`` names, with the path of the module that has the method."""
+    for path, module in model.named_modules(remove_duplicate=False):
+        names = getattr(module, "no_weight_decay", None)
+        if names is not None:
+            yield from (_plain(f"{path}." if path else "") + name for name in (names() if callable(names) else names))
 
 
 def _plain(name: str) -> str:
@@ -148,7 +170,12 @@ def _is_embedding(p: _Parameter) -> bool:
     return any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in p.owners)
 
 
-_KINDS: Mapping[str, Callable[[_Parameter], bool]] = {"bias": _is_bias, "norm": _is_norm, "embedding": _is_embedding}
+_KINDS: Mapping[str, Callable[[_Parameter], bool]] = {
+    "bias": _is_bias,
+    "norm": _is_norm,
+    "embedding": _is_embedding,
+    "no_weight_decay": lambda p: p.named_by_model,
+}
 
 
 def _exemption(no_decay: Sequence[str], parameters: list[_Parameter]) -> Callable[[_Parameter], bool]:
@@ -261,10 +288,30 @@ def _check_model(model: object) -> None:
         )
 
 
+def _check_frozen(model: nn.Module, parameters: list[_Parameter], include: bool | None) -> None:
+    """Whether there is something to train, and what a user may not know of: that the rest is left out."""
+    name = type(model).__name__
+    if include not in (None, True, False):
+        raise ValueError(f"param_groups: include_frozen must be None, True or False, got {include!r}")
+    frozen = [p.name for p in parameters if not p.tensor.requires_grad]
+    if len(frozen) == len(parameters) and not (include and frozen):
+        raise ValueError(
+            f"param_groups: {name} has no trainable parameter; set requires_grad on those to train"
+            + (", or give include_frozen=True" if frozen else "")
+        )
+    if include is None and frozen and not any(hasattr(module, "peft_config") for module in model.modules()):
+        warnings.warn(
+            f"param_groups: {len(frozen)} of {len(parameters)} parameters of {name} are frozen and left out, "
+            f"{frozen[0]!r} the first; they will not be trained when they are unfrozen. include_frozen=True takes them "
+            "in, include_frozen=False leaves them out without this warning",
+            stacklevel=3,
+        )
+
+
 def _check_numbers(weight_decay: object, lr: object, layer_decay: object) -> None:
     if weight_decay is not None and not NON_NEGATIVE.holds(weight_decay):
         raise ValueError(f"param_groups: weight_decay must be {NON_NEGATIVE.wording} or None, got {weight_decay!r}")
-    if lr is not None and not NON_NEGATIVE.holds(lr):
+    if lr is not None and not RULES["lr"].holds(lr):
         raise ValueError(f"param_groups: lr must be {NON_NEGATIVE.wording} or None, got {lr!r}")
     if layer_decay is not None and not FRACTION.holds(layer_decay):
         raise ValueError(f"param_groups: layer_decay must be {FRACTION.wording} or None, got {layer_decay!r}")

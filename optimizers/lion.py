@@ -20,10 +20,10 @@ class Lion(Optimizer):
     Every coordinate moves by lr or not at all, whatever the gradient's scale. All public implementations agree on it.
 
     When: large batches, and where state memory is short. Take an lr 3 to 10 times below AdamW's and a weight decay as
-        much
-    above, (0.95, 0.98) as betas for language models, and let the schedule bring lr near 0: at constant lr it ends in a
-    cycle of ±lr. A coordinate whose gradient stops goes on moving by lr for thousands of steps. A nan in a gradient
-    freezes its coordinate, since the sign of nan is 0 in torch: check gradients, or train under a GradScaler.
+        much above, (0.95, 0.98) as betas for language models, and let the schedule bring lr near 0: at constant lr it
+        ends in a cycle of ±lr. A coordinate whose gradient stops goes on moving by lr for thousands of steps. A nan in
+        a gradient freezes its coordinate, since the sign of nan is 0 in torch: check gradients, or train under a
+        GradScaler.
 
     State: 4 bytes per parameter (``exp_avg``) and 8 per tensor (``step``, which the update does not use).
 

@@ -212,7 +212,7 @@ _REGISTRY = {
             "fewer steps matter more than cheap ones; ill-conditioned problems",
             4,
             tensor_bytes=12,
-            supports=tuple(name for name in _ELEMENTWISE if name not in ("fused", "capturable")),
+            supports=tuple(name for name in _ELEMENTWISE if name != "capturable"),
             groups=psgd_groups,
         ),
     )
@@ -254,7 +254,7 @@ def create_optimizer(
 
     Of a model it takes the trainable parameters, with their names, in two groups: matrices with weight decay, biases
     and norms without (:func:`param_groups` has more to choose from). Parameters or groups are taken as they are. The
-    wrappers, Lookahead and Cautious, are made around AdamW; another one is given as ``base``.
+    wrappers, Lookahead and Cautious, are made around AdamW; another one is given as ``base``, by name too.
 
     Args:
         name: one of :func:`list_optimizers`.
@@ -279,9 +279,31 @@ def create_optimizer(
         options["weight_decay"] = weight_decay
     params: Any = params_or_model
     if isinstance(params_or_model, nn.Module):
-        own = [name for name in inspect.signature(info.groups).parameters if name not in info.defaults]
+        inside = _inside(info, options.get("base"))
+        groups = groups_for(inside)
+        own = [name for name in inspect.signature(groups).parameters if name not in info.defaults]
         grouping = {name: options.pop(name) for name in own if name in options}
-        params = info.groups(params_or_model, weight_decay, **grouping)
+        if grouping.get("layer_decay") is not None:
+            grouping["lr"] = default_lr(inside) if lr is None else lr
+        params = groups(params_or_model, weight_decay, **grouping)
     factory: Any = info.optimizer_class
     optimizer: Optimizer = factory(params, **options)
     return optimizer
+
+
+def _inside(info: OptimizerInfo, base: Any) -> Any:
+    """What makes the optimizer that moves the parameters: in a wrapper its base."""
+    if isinstance(base, str):
+        return optimizer_info(base).optimizer_class
+    return base or info.base or info.optimizer_class
+
+
+def groups_for(make: Any) -> Callable[..., list[dict[str, Any]]]:
+    """What makes a model's groups for what ``make`` makes: ``param_groups`` unless it is registered with another."""
+    return next((info.groups for info in _REGISTRY.values() if info.optimizer_class is make), param_groups)
+
+
+def default_lr(make: Callable[..., Any]) -> Any:
+    """The lr of what ``make`` makes unless told otherwise; None where it has none."""
+    parameter = inspect.signature(make).parameters.get("lr")
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default

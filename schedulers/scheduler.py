@@ -20,7 +20,7 @@ from .restoring import restore, state_of
 from .schedule import Schedule
 from .shapes import choice
 from .sources import read_schedule
-from .tracks import LR, BoundTrack, Key, Numbers, Track, bind, read_track, untuned_length
+from .tracks import LR, BoundTrack, Key, Numbers, Track, bind, read_track, separate, untuned_length
 
 CLOCKS = ("calls", "optimizer", "epochs", "samples", "tokens")
 CHANGES = ("warn", "raise", "ok", "use_saved")
@@ -304,6 +304,7 @@ class Scheduler(LRScheduler):
 
     def write(self, values: Numbers) -> None:
         """Put values into the groups."""
+        separate(self.optimizer.param_groups, {key.name for key in self._keys.values()})
         for number, (group, numbers) in enumerate(zip(self.optimizer.param_groups, values, strict=True)):
             for key, track in self.active(number, group):
                 if track.mode != "set" and key.initial not in group:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, TypeAlias
 
@@ -136,6 +136,12 @@ class Key:
 
     def check(self, group: Mapping[str, Any], number: int) -> None:
         """Raise where the group has no such number."""
+        if self.text == "lr" and group.get("lr") is None:
+            raise ValueError(
+                f"group {number} has no lr to schedule, there is {group.get('lr')!r}: its optimizer sets its own step "
+                "size, as transformers' Adafactor by default. Give it an lr (transformers' also relative_step=False), "
+                "or take optzoo's Adafactor, whose lr is a factor of the relative step"
+            )
         if self.name not in group:
             numeric = [k for k, v in group.items() if isinstance(v, (float, tuple)) and k != "lr"]
             raise ValueError(
@@ -173,6 +179,22 @@ class Key:
 
 def _replaced(value: Any, number: float) -> Any:
     return value.fill_(number) if isinstance(value, Tensor) else number
+
+
+def separate(groups: Iterable[dict[str, Any]], names: Iterable[str]) -> None:
+    """Give every group tensors of its own under ``names``: torch's optimizers hand one to all, and it has one value."""
+    held: set[int] = set()
+
+    def own(value: Any) -> Any:
+        if isinstance(value, (tuple, list)):
+            return type(value)(map(own, value))
+        if isinstance(value, Tensor):
+            value = value.detach().clone() if id(value) in held else value
+            held.add(id(value))
+        return value
+
+    for group in groups:
+        group.update({name: own(group[name]) for name in names if name in group})
 
 
 LR = Key("lr")

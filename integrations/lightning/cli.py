@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
+import re
 from collections.abc import Callable, Mapping
 from functools import partial
+from pydoc import locate
 from types import MethodType
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import torch
 from jsonargparse import Namespace
@@ -15,10 +18,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, LRSched
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from optzoo.optimizers import list_optimizers, optimizer_info, param_groups
+from optzoo.optimizers import list_optimizers, optimizer_info
+from optzoo.optimizers.core.making import Base
 from optzoo.optimizers.core.options import nearest
-from optzoo.optimizers.core.wrapper import Base
-from optzoo.schedulers import Scheduler, presets  # noqa: F401  # presets: short names are those of imported classes
+from optzoo.optimizers.registry import default_lr, groups_for
+from optzoo.schedulers import Scheduler, presets  # presets: short names are those of imported classes
 
 from .schedules import for_run
 
@@ -40,8 +44,9 @@ class OptimizerCLI(LightningCLI):
       both are made in ``configure_optimizers``, which Lightning calls when layers are there and sharded.
     - **Groups.** The optimizer gets the parameters with their names, in groups: no decay for biases and norms. The
       option ``--groups`` is a mapping of :func:`optzoo.optimizers.param_groups`' options, such as ``{no_decay: [bias],
-      layer_decay: 0.8, lr: 1e-3}``; for PSGD those of :func:`optzoo.optimizers.psgd_groups`, which gives matrices to
-      PSGD and the rest to AdamW. ``--groups null`` passes ``model.parameters()`` as they are.
+      layer_decay: 0.8}``, which decays the optimizer's lr unless there is one in the mapping; for PSGD those of
+      :func:`optzoo.optimizers.psgd_groups`, which gives matrices to PSGD and the rest to AdamW. ``--groups null``
+      passes ``model.parameters()`` as they are.
     - **Per batch.** The schedule steps after every optimizer step, not every epoch. ReduceLROnPlateau, which needs a
       metric, still steps every epoch. A ``total`` that is not given is ``trainer.estimated_stepping_batches``; with an
       IterableDataset that is known only with ``--trainer.max_steps``.
@@ -82,6 +87,20 @@ class OptimizerCLI(LightningCLI):
             help="Options of optzoo.optimizers.param_groups, or of psgd_groups for PSGD; null: one group as it is.",
         )
 
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        parser = super().init_parser(**kwargs)
+        parser.error = partial(_error, parser.error)  # type: ignore[method-assign]
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        super().parse_arguments(parser, args)
+        subcommand = self.config.get("subcommand")
+        optimizer = self.config.get(subcommand or "", self.config).get("optimizer")
+        while isinstance(optimizer, Namespace):
+            optimizer = optimizer.get("init_args", {}).get("base")
+        if isinstance(optimizer, str) and optimizer.lower() not in list_optimizers():
+            parser.error(f"{optimizer!r} is the name of no optimizer{_hint(optimizer)}")
+
     def instantiate_classes(self) -> None:
         super().instantiate_classes()
         made = self.config_init.get(self.subcommand or "", self.config_init)
@@ -118,7 +137,8 @@ def _groups(owner: str, optimizer: Any, options: Mapping[str, Any] | None) -> Ca
     """What makes the parameter groups of a model, for an optimizer as it is configured."""
     if options is None:
         return lambda module: module.parameters()
-    make = _group_function(optimizer)
+    inside, lr = _innermost(optimizer)
+    make = groups_for(inside)
     allowed = [name for name in inspect.signature(make).parameters if name not in ("model", "weight_decay")]
     for name in options:
         if name not in allowed:
@@ -126,18 +146,36 @@ def _groups(owner: str, optimizer: Any, options: Mapping[str, Any] | None) -> Ca
                 f"{owner}: groups are made by {make.__name__}, which has no option {name!r}; "
                 + nearest(name, allowed, "it has")
             )
+    if options.get("layer_decay") is not None:
+        options = {"lr": lr, **options}
     return partial(make, weight_decay=None, **options)
 
 
-def _group_function(optimizer: Any) -> Callable[..., Any]:
-    """The registry's for that optimizer, within its wrappers; ``param_groups`` where it is not registered."""
-    path = ""
-    while isinstance(optimizer, Namespace):  # else there is no base, or it is a function
-        path, optimizer = optimizer.class_path, optimizer.get("init_args", {}).get("base")
-    for info in map(optimizer_info, list_optimizers()):
-        if path.startswith("optzoo.optimizers.") and path.endswith(f".{info.optimizer_class.__name__}"):
-            return info.groups
-    return param_groups
+def _error(report: Callable[..., NoReturn], message: str, *args: Any, **kwargs: Any) -> NoReturn:
+    """What the parser says, and for the name of a class that there is not the nearest."""
+    unknown = re.search(r"Expected a dot import path string: (\w+)", message)
+    report(message + (_hint(unknown[1]) if unknown else ""), *args, **kwargs)
+
+
+def _hint(name: str) -> str:
+    """The optimizer or scheduler, of this library or else of torch, that may be meant; nothing where none is near."""
+    ours = {optimizer_info(known).optimizer_class.__name__ for known in list_optimizers()}
+    schedules = {cls.__name__ for cls in (Scheduler, *presets.Preset.__subclasses__())}
+    classes = {c.lower(): c for c in (*torch.optim.lr_scheduler.__all__, *torch.optim.__all__, *ours, *schedules)}
+    near = difflib.get_close_matches(name.lower(), classes, n=1)
+    return f"\nThere is no {name!r}; did you mean {classes[near[0]]!r}?" if near else ""
+
+
+def _innermost(optimizer: Any) -> tuple[Any, Any]:
+    """What makes the optimizer that is configured, of wrappers their base, and its lr."""
+    lr = None
+    while isinstance(optimizer, Namespace):  # else it is a function, or a name
+        options = optimizer.get("init_args", {})
+        lr = options.get("lr", lr)
+        optimizer = options.get("base") or locate(optimizer.class_path)
+    make = optimizer_info(optimizer).optimizer_class if isinstance(optimizer, str) else optimizer
+    make = getattr(make, "default_base", make)
+    return make, default_lr(make) if lr is None else lr
 
 
 def _schedule(make: Callable[..., Any], optimizer: torch.optim.Optimizer, module: LightningModule) -> Any:

@@ -92,7 +92,11 @@ def local(operands: Sequence[Any]) -> tuple[Tensor, ...]:
         if grad.placements != param.placements:
             grad = grad.redistribute(param.device_mesh, param.placements)
         operands = [t.to_local() if is_dtensor(t) else t for t in (param, grad, *buffers)]
-    return tuple(torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in operands)
+    read_only = 1  # the gradient, of which a copy does; where a write went into one, torch refuses the view
+    return tuple(
+        torch.view_as_real(t.resolve_conj() if i == read_only else t) if t.is_complex() else t
+        for i, t in enumerate(operands)
+    )
 
 
 def zeros(param: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -198,7 +198,7 @@ class _Reader:
             return constructed(ours, saved)
         mine = {name: ours[name] for name in self.optimizer.defaults}
         foreign = _options_of_others(self.optimizer) if self.another else ()
-        theirs = {name: value for name, value in saved.items() if name not in foreign}
+        theirs = {name: value for name, value in self.optimizer.saved_options(saved).items() if name not in foreign}
         if self.another and not self.related:
             return {**theirs, **mine}
         group = {**mine, **theirs, **{name: ours[name] for name in self.held & mine.keys()}}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from . import checkpoints, rule
+from . import checkpoints, joining, rule
 from . import options as option_rules
 from .buckets import Bucket, Piece, default_piece, flat_pieces, measured_piece, pieces, sharding, zeros
 from .first_step import FirstStep
@@ -78,28 +78,36 @@ class Optimizer(FirstStep, Reporting, torch.optim.Optimizer):
         cls._rehearsed = set()
 
     def __init__(self, params: ParamsT, defaults: dict[str, Any], options: Options) -> None:
-        unknown = options.keys() - option_rules.DEFAULTS.keys()
+        name = type(self).__name__
+        option_rules.refuse_differentiable(name, options)
+        shared: dict[str, Any] = {key: value for key, value in options.items() if key != "differentiable"}
+        unknown = shared.keys() - option_rules.DEFAULTS.keys()
         if unknown:
             option_rules.reject_unknown(type(self), unknown)
-        defaults = {"decoupled_weight_decay": True, **defaults, **option_rules.DEFAULTS, **self.presets, **options}
-        option_rules.validate(type(self).__name__, defaults, defaults, self._rules())
-        if not isinstance(params, Tensor):  # which torch.optim refuses with a message of its own
-            given: list[Any] = list(params)
-            if not given:
-                raise ValueError(
-                    f"{type(self).__name__}: params is empty; the model has none, or the iterator was read before"
-                )
-            params = given
+        defaults = {"decoupled_weight_decay": True, **defaults, **option_rules.DEFAULTS, **self.presets, **shared}
+        option_rules.validate(name, defaults, defaults, self._rules())
+        params = option_rules.given_params(name, params)
+        if not isinstance(params, Tensor) and not params:
+            raise ValueError(f"{name}: params is empty; the model has none, or the iterator was read before")
         super().__init__(params, defaults)
 
     def _rules(self) -> Mapping[str, option_rules.Rule]:
         return {**option_rules.RULES, **self.rules}
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch.optim; options the group does not name are the constructor's. Raises before anything changes."""
-        group = {**self.defaults, **param_group}
-        option_rules.validate(type(self).__name__, group, self.defaults, self._rules())
+        """As in torch.optim; options the group does not name are the constructor's. Raises before anything changes.
+
+        Where the other groups have names and this has none, parameter i is called ``added.<number of the group>.<i>``;
+        where they have none, names are dropped. A tensor that another group has, such as an lr, is copied.
+        """
+        name = type(self).__name__
+        group: dict[str, Any] = {**self.defaults, **param_group}
+        option_rules.validate(name, group, self.defaults, self._rules())
         self.check_group(group)
+        group["params"] = option_rules.given_params(name, group["params"])
+        group = joining.named_alike(group, self.param_groups)
+        joining.make_writable(name, group)
+        joining.own_tensors([*self.param_groups, group, self.defaults])
         super().add_param_group(group)
 
     # What a subclass says
@@ -157,6 +165,10 @@ class Optimizer(FirstStep, Reporting, torch.optim.Optimizer):
         cls = type(self)
         prepares = cls.prepare is not Optimizer.prepare or cls.prepare_bucket is not Optimizer.prepare_bucket
         return prepares or bool(group["cautious"] and group["cautious_scale"] is not None)
+
+    def saved_options(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A saved group as this version would have saved it."""
+        return saved
 
     def on_load(self, group: dict[str, Any], saved: Mapping[str, Any], step: int) -> None:
         """Adjust the options ``group``, or refuse, for the state of ``step`` steps under the options ``saved``."""
@@ -333,6 +345,7 @@ class Optimizer(FirstStep, Reporting, torch.optim.Optimizer):
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
+        joining.own_tensors([*self.param_groups, self.defaults])
 
     def state_dict(self) -> dict[str, Any]:
         """As in torch.optim, with the name of the class as ``"optimizer"``, so that another one knows whose it is.

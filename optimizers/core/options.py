@@ -6,10 +6,11 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn, TypedDict, get_type_hints
+from typing import Any, Literal, NamedTuple, NoReturn, TypedDict, get_type_hints
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 
 class Options(TypedDict, total=False):
@@ -27,6 +28,7 @@ class Options(TypedDict, total=False):
         ``"xi"`` by d/(n+1), None not at all (and without a reduction over the tensor).
     cautious_floor: the ``floor`` above, in (0, 1]. Default 1e-3, as the authors' code and timm.
     grams: give every coordinate of the update the gradient's sign (arXiv:2412.17107). Default False.
+    differentiable: False, as in torch.optim, and no option in the groups: True is refused.
     """
 
     maximize: bool
@@ -37,6 +39,7 @@ class Options(TypedDict, total=False):
     cautious_scale: str | None
     cautious_floor: float
     grams: bool
+    differentiable: Literal[False]
 
 
 DEFAULTS: Options = {
@@ -83,7 +86,7 @@ def optional(rule: Rule) -> Rule:
 
 
 def _lr_holds(lr: object) -> bool:
-    if isinstance(lr, torch.Tensor):
+    if isinstance(lr, Tensor):
         return lr.numel() == 1  # its value stays on the device unread
     return _number(0)(lr)
 
@@ -124,8 +127,10 @@ RULES: Mapping[str, Rule] = {
 def validate(owner: str, group: dict[str, Any], defaults: Mapping[str, Any], rules: Mapping[str, Rule]) -> None:
     """Raise for the first option of ``group`` that breaks its rule; make NumPy numbers, lists and dtypes plain.
 
-    Plain values are what a checkpoint can hold under ``weights_only=True``.
+    Plain values are what a checkpoint can hold under ``weights_only=True``. An lr may stay a tensor, for steps that are
+    compiled or captured; tensors in a tuple, such as betas, are read once.
     """
+    refuse_differentiable(owner, group)
     for name in [name for name in defaults if name in group]:
         value = group[name] = _plain(group[name])
         rule = rules.get(name)
@@ -141,7 +146,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, torch.dtype):
         return str(value).removeprefix("torch.")
     if isinstance(value, (list, tuple)):
-        return tuple(_plain(v) for v in value)
+        return tuple(v.item() if isinstance(v, Tensor) and v.numel() == 1 else _plain(v) for v in value)
     return value
 
 
@@ -158,6 +163,34 @@ def _remedy(value: object) -> str:
 def arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of an optimizer's own, out of the ``locals()`` its constructor begins with."""
     return {name: value for name, value in given.items() if name not in ("self", "params", "options", "__class__")}
+
+
+def given_params(owner: str, params: Any) -> Any:
+    """What a user gives as parameters as a list, but for a Tensor or a set, which torch.optim judges.
+
+    Raises for what has parameters and is none: a model, a dict.
+    """
+    if isinstance(params, nn.Module) and not isinstance(params, nn.ParameterList):
+        raise TypeError(
+            f"{owner} takes parameters, got a module, {type(params).__name__}; give its .parameters() or, with names, "
+            ".named_parameters()"
+        )
+    if isinstance(params, Mapping):
+        raise TypeError(
+            f"{owner} takes parameters, got a {type(params).__name__} with the keys "
+            f"{', '.join(map(repr, list(params)[:3]))}; give a list of such dicts if it is a group, or its .items() if "
+            "it has parameters by name"
+        )
+    return params if isinstance(params, (Tensor, set)) else list(params)
+
+
+def refuse_differentiable(owner: str, options: Mapping[str, Any]) -> None:
+    """Raise for torch.optim's ``differentiable=True``; False is what steps are here."""
+    if options.get("differentiable"):
+        raise TypeError(
+            f"{owner}: 'differentiable' must be False, got {options['differentiable']!r}: steps are made in place, and "
+            "autograd does not follow them; torch.optim.Adam and others there can"
+        )
 
 
 def reject_unknown(owner: type, unknown: Iterable[str]) -> NoReturn:

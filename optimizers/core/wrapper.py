@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,13 +14,11 @@ from . import checkpoints
 from .eager import EagerFrame, eager
 from .first_step import FirstStep
 from .hooks import Within, hooked
-from .optimizer import Optimizer
-from .options import Rule, describe, missing_arguments, validate
+from .joining import named_alike
+from .making import Base, made
+from .options import Rule, describe, given_params, validate
 from .reports import Reported, Reporter, Reporting
 from .rule import working_dtype
-
-Base: TypeAlias = Callable[[Iterable[Any]], Optimizer] | Callable[[Iterable[Any]], torch.optim.Optimizer]
-"""What makes an optimizer of parameters. Command lines look short names up in this order: AdamW is that of optzoo."""
 
 
 class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
@@ -63,7 +61,7 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
     def __init__(
         self,
         params: ParamsT | torch.optim.Optimizer,
-        base: Base | None,
+        base: Base | str | None,
         base_options: Mapping[str, Any],
         **options: Any,
     ) -> None:
@@ -77,9 +75,9 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
                     f"{type(params).__name__} is made already; give the parameters instead of it, or leave {extra} out"
                 )
         else:
-            if not isinstance(params, Tensor):  # which torch.optim refuses with a message of its own
-                params = given = list(params)
-            optimizer = self._make(params, base, base_options)
+            params = given_params(type(self).__name__, params)
+            given = params if isinstance(params, list) else []
+            optimizer = made(type(self).__name__, self.default_base if base is None else base, params, base_options)
         self.check_base(optimizer)
         defaults = {self.prefix + name: value for name, value in options.items()}
         own = [
@@ -90,29 +88,6 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
         self.defaults = {**self.defaults, **{key: defaults[key] for key in defaults.keys() - self.counters}}
         for group, mine in zip(self.param_groups, own, strict=True):
             group.update(mine)
-
-    # Making and checking the base
-
-    def _make(self, params: Any, base: Any, base_options: Mapping[str, Any]) -> torch.optim.Optimizer:
-        """What ``base`` makes of the parameters."""
-        name = type(self).__name__
-        make: Any = self.default_base if base is None else base
-        if not callable(make):
-            instance = isinstance(base, torch.optim.Optimizer)
-            raise TypeError(
-                f"{name}: base must be what makes an optimizer of parameters, such as torch.optim.SGD, got "
-                + (f"a {type(base).__name__}; to wrap it, {name}(optimizer)" if instance else repr(base))
-            )
-        called = getattr(make, "__name__", None) or getattr(getattr(make, "func", make), "__name__", repr(make))
-        if missing := missing_arguments(make, base_options):
-            raise TypeError(
-                f"{name}: base {called} needs {', '.join(missing)}, which it has no default for; pass it here, "
-                f"{name}(params, {called}, {missing[0]}=...), or bind it with functools.partial"
-            )
-        optimizer = make(params, **base_options)
-        if not isinstance(optimizer, torch.optim.Optimizer):
-            raise TypeError(f"{name}: base must make a torch.optim.Optimizer, {called} made {type(optimizer).__name__}")
-        return optimizer
 
     def check_base(self, optimizer: torch.optim.Optimizer) -> None:
         """Raise ValueError for an optimizer that cannot be wrapped."""
@@ -259,11 +234,14 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
         self.base_optimizer.zero_grad(set_to_none)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """As in torch.optim; options the group does not name are the constructor's. Raises before anything changes."""
+        """As in torch.optim; options the group does not name are the constructor's. Raises before anything changes.
+
+        Names are given and dropped as in :meth:`optzoo.optimizers.Optimizer.add_param_group`.
+        """
         if isinstance(param_group, dict):  # else the base refuses it
             counters = {key: self.param_groups[0][key] for key in self.counters}
             mine = {key: param_group.get(key, self.defaults.get(key)) for key in self._keys()}
-            param_group.update(self._checked({**mine, **counters}))
+            param_group = named_alike({**param_group, **self._checked({**mine, **counters})}, self.param_groups)
         self.base_optimizer.add_param_group(param_group)
 
     def train(self) -> None:

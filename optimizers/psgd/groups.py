@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..groups import param_groups
+from ..groups import NO_DECAY, param_groups
 
 
 def psgd_groups(
@@ -15,7 +15,8 @@ def psgd_groups(
     weight_decay: float | None = 0.0,
     *,
     adamw_lr: float | None = 1e-3,
-    no_decay: Sequence[str] = ("bias", "norm"),
+    no_decay: Sequence[str] = NO_DECAY,
+    include_frozen: bool | None = None,
 ) -> list[dict[str, Any]]:
     """The trainable parameters of ``model`` for :class:`PSGD`: matrices and convolutions its own, the rest AdamW's.
 
@@ -26,7 +27,8 @@ def psgd_groups(
         model: the module to train.
         weight_decay: for the parameters that decay, >= 0. Default 0; None leaves it to the optimizer.
         adamw_lr: lr of AdamW's groups. Default 1e-3, AdamW's own; None: PSGD for everything.
-        no_decay: which parameters do not decay, see :func:`optzoo.optimizers.param_groups`.
+        no_decay, include_frozen: which parameters do not decay, and whether frozen ones are there, see
+            :func:`optzoo.optimizers.param_groups`.
 
     Raises:
         TypeError, ValueError: as :func:`optzoo.optimizers.param_groups`.
@@ -38,7 +40,7 @@ def psgd_groups(
     decay adamw 0.1 ['0.weight']
     no_decay adamw 0.0 ['1.bias']
     """
-    groups = param_groups(model, weight_decay, no_decay=no_decay)
+    groups = param_groups(model, weight_decay, no_decay=no_decay, include_frozen=include_frozen)
     return groups if adamw_lr is None else list(_split(model, groups, adamw_lr))
 
 

@@ -212,6 +212,8 @@ def test_statistics_of_bfloat16_parameters_follow_the_gradients(shape: tuple[int
         ({"warmup_init": True}, 2.0, 1e-6 * 2.0),
         ({"lr": 0.3}, 2.0, 0.3 * 2.0),
         ({"lr": 0.3, "relative_step": False}, 2.0, 0.3 * 2.0),
+        ({"lr": 0.5, "relative_step": True}, 2.0, 0.5 * 1e-2 * 2.0),
+        ({"lr": 0.5, "relative_step": True, "warmup_init": True}, 2.0, 0.5 * 1e-6 * 2.0),
         ({"lr": 0.0}, 2.0, 0.0),  # timm makes that the relative step
         ({"lr": 0.3, "beta1": 0.9}, 2.0, 0.1 * 0.3 * 2.0),
         ({"lr": 0.3, "beta1": 0.9, "momentum_of": "update"}, 2.0, 0.1 * 0.3 * 2.0),
@@ -353,7 +355,6 @@ def test_resumes_bit_for_bit(dtype: torch.dtype, momentum_dtype: str | None) -> 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"lr": 0.1, "relative_step": True}, "lr=0.1 and relative_step=True"),
         ({"relative_step": False}, "relative_step=False needs an lr"),
         ({"lr": 0.1, "warmup_init": True}, "warmup_init=True.*lr=0.1"),
         ({"momentum_dtype": "bfloat16"}, "set beta1"),

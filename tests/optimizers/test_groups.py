@@ -112,6 +112,25 @@ def test_norms_are_known_by_class_or_name(norm: nn.Module) -> None:
     assert exempt(norm, no_decay=("norm",)) == everything
 
 
+class Pretrained(Model):
+    """As timm's vision transformers."""
+
+    def no_weight_decay(self) -> set[str]:
+        return {"position", "embedding.*", "cls_token"}
+
+
+def test_models_say_what_does_not_decay() -> None:
+    """timm's convention, also of a model within another one or compiled."""
+    named = {"position", "embedding.weight"}
+    assert exempt(Pretrained()) - exempt(Model()) == named
+    assert exempt(Pretrained(), no_decay=("no_weight_decay",)) == named
+    assert exempt(Pretrained(), no_decay=("bias", "norm")) == exempt(Model())
+    within = nn.Module()
+    within.backbone, within.position = Pretrained(), nn.Parameter(torch.zeros(2, 2))
+    assert exempt(within, no_decay=("no_weight_decay",)) == {f"backbone.{name}" for name in named}
+    assert exempt(torch.compile(within), no_decay=("no_weight_decay",)) == {f"backbone.{name}" for name in named}
+
+
 def test_a_wrapper_called_norm_does_not_exempt_what_it_wraps() -> None:
     class PreNorm(nn.Module):
         def __init__(self) -> None:
@@ -165,15 +184,57 @@ def test_decay_may_be_left_to_the_optimizer() -> None:
     ]
 
 
-def test_frozen_parameters_are_left_out() -> None:
+def half_frozen() -> Model:
     model = Model()
     model.embedding.requires_grad_(False)
     model.blocks[0].requires_grad_(False)
-    groups = param_groups(model, 0.1, lr=1.0, layer_decay=0.5, overrides={"embedding.*": {"lr": 9.0}})
+    return model
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    model = half_frozen()
+    options: dict[str, Any] = {"lr": 1.0, "layer_decay": 0.5, "overrides": {"embedding.*": {"lr": 9.0}}}
+    groups = param_groups(model, 0.1, include_frozen=False, **options)
     lr = by_parameter(groups, "lr")
     assert lr.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
     assert all(group["params"] for group in groups)
     assert lr["position"] == 0.125  # freezing moves no other parameter to another layer
+
+
+def test_frozen_parameters_may_be_asked_for() -> None:
+    """In the groups that they have when nothing is frozen; they move once they are unfrozen."""
+    model = half_frozen()
+    groups = param_groups(model, 0.1, lr=1.0, layer_decay=0.5, include_frozen=True)
+    everything = param_groups(Model(), 0.1, lr=1.0, layer_decay=0.5)
+    assert by_parameter(groups, "name") == by_parameter(everything, "name")
+    optimizer = AdamW(groups)
+    for frozen in (True, False):
+        model.requires_grad_(True) if not frozen else None
+        before = model.embedding.weight.detach().clone()
+        optimizer.zero_grad()
+        model(torch.tensor([1, 2, 3])).sum().backward()
+        optimizer.step()
+        assert torch.equal(model.embedding.weight, before) == frozen
+        assert (model.embedding.weight in optimizer.state) != frozen
+    model.requires_grad_(False)
+    assert len(by_parameter(param_groups(model, include_frozen=True), "name")) == len(list(model.parameters()))
+
+
+def test_that_frozen_parameters_are_left_out_is_said() -> None:
+    with pytest.warns(UserWarning, match=r"12 of 24 parameters of Model are frozen .*'embedding.weight' the first.*"):
+        param_groups(half_frozen())
+
+
+@pytest.mark.filterwarnings("error")
+def test_where_frozen_parameters_are_meant_nothing_is_said() -> None:
+    """They are everywhere with PEFT's adapters, whose models have a ``peft_config``; also within a LightningModule."""
+    peft = half_frozen()
+    peft.peft_config = {"default": None}  # type: ignore[assignment]
+    whole = nn.ModuleDict({"model": peft})
+    for model, choice in ((half_frozen(), False), (half_frozen(), True), (Model(), None), (whole, None)):
+        param_groups(model, include_frozen=choice)
+    with pytest.raises(ValueError, match="include_frozen must be None, True or False, got 'no'"):
+        param_groups(Model(), include_frozen="no")  # type: ignore[arg-type]
 
 
 def test_names_are_those_of_the_model_before_compile() -> None:
@@ -245,6 +306,12 @@ def test_layer_decay_with_layers_of_ones_own() -> None:
     assert set(lr.values()) == {0.25}
 
 
+def test_a_tensor_as_lr_is_scaled_and_every_group_has_its_own() -> None:
+    groups = param_groups(Model(), 0.1, lr=torch.tensor(1.0), layer_decay=0.5)
+    assert {group["lr"].item() for group in groups} == {0.125, 0.25, 0.5, 1.0}
+    assert len({id(group["lr"]) for group in groups}) == len(groups)
+
+
 def test_group_names_tell_layer_and_decay() -> None:
     groups = param_groups(Model(), 0.1, lr=1.0, layer_decay=0.5, overrides={"head.*": {"lr": 2.0}})
     assert [group["name"] for group in groups] == [
@@ -293,7 +360,11 @@ def test_overrides_replace_and_the_later_pattern_wins() -> None:
         ({"layer_of": len}, ValueError, r"layer_of has no effect without layer_decay"),
         ({"lr": 1.0, "layer_decay": 0.5, "layer_of": lambda name: -1}, ValueError, r"int >= 0, got -1 for 'position'"),
         ({"no_decay": "bias"}, TypeError, r'no_decay must be a sequence of strings such as \("bias",\), got \'bias\''),
-        ({"no_decay": ("biases",)}, ValueError, r"no_decay 'biases' is no kind \(bias, norm, embedding\).*: 'bias'"),
+        (
+            {"no_decay": ("biases",)},
+            ValueError,
+            r"no_decay 'biases' is no kind \(bias, norm, embedding, no_weight_decay\).*: 'bias'",
+        ),
         ({"no_decay": ("*.positon",)}, ValueError, r"no_decay '\*.positon' .* nearest: 'position'"),
         (
             {"overrides": {"*.head.*": {}}},
