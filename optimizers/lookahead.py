@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -34,7 +34,13 @@ class Lookahead(OptimizerWrapper):
 
     Slow weights start where a parameter is right before its first step, so weights may be loaded, moved or sharded
     after construction; those of bfloat16 and float16 parameters are float32. At a sync all parameters of a group take
-    part, with a gradient in that step or not. With ``alpha=1`` it is the base, bit for bit.
+    part that had a gradient since the last one. The others, and those that have been frozen since (``requires_grad`` is
+    False and there is no gradient), stay where they are, and φ joins them. With ``alpha=1`` it is the base, bit for
+    bit.
+
+    Call :meth:`reset` when weights are loaded or made anew in the middle of a run: the next sync would else pull them
+    back towards slow weights that belong to the old ones. Lookahead cannot tell a loaded weight from one that is
+    clipped, swapped or perturbed between steps.
 
     When: noisy gradients or a large lr, around an optimizer that works: on a noisy quadratic with SGD at lr · curvature
         0.1 the variance that remains is 0.44 of the base's. Evaluate with :meth:`slow_weights`.
@@ -108,10 +114,15 @@ class Lookahead(OptimizerWrapper):
         options = dict(k=k, alpha=alpha, pullback_momentum=pullback_momentum, momentum_keys=momentum_keys, step=0)
         super().__init__(params, base, base_options, **options)
 
+    _idle: set[Tensor] | None = None
+    """What has had no gradient since the last sync; None where that is not known, before the first and in copies."""
+
     # The step
 
     def before_step(self, aside: Mapping[Tensor, Mapping[str, Any]]) -> list[_Beginning]:
         """The slow weights to begin with. They are no state yet: the base would not make its own beside them."""
+        if self._idle:
+            self._idle = {p for p in self._idle if p.grad is None}
         return [
             (group, p, _start(p))
             for group in self.param_groups
@@ -135,9 +146,35 @@ class Lookahead(OptimizerWrapper):
         for group in self.param_groups:
             self._sync(group)
 
+    @torch.no_grad()
+    def reset(self) -> None:
+        """Start anew from the parameters as they are, as if a sync had just ended there: when they have been loaded.
+
+        The slow weights become the parameters, with ``"pullback"`` the slow momentum the base's momentum, and the k
+        steps count from here. The base keeps its state; DoG's has a ``reset()`` of its own.
+        """
+        self.check("reset()")
+        for group in self.param_groups:
+            for fast, slow in self._pairs(group["params"], group):
+                slow.copy_(fast)
+            self._end_cycle(group)
+
+    def _end_cycle(self, group: dict[str, Any]) -> None:
+        group["lookahead_step"] = 0
+        known = {p for each in self.param_groups for p in each["params"]}  # frameworks may replace parameters
+        self._idle = (known & (self._idle or set())).union(group["params"])
+
+    def _rests(self, p: Tensor) -> bool:
+        """Whether nothing has moved ``p`` since the last sync, or nothing is to move it any more."""
+        return (self._idle is not None and p in self._idle) or (p.grad is None and not p.requires_grad)
+
     def _sync(self, group: dict[str, Any]) -> None:
         alpha, together = group["lookahead_alpha"], []
-        for pair in self._pairs(group):
+        resting = {p for p in group["params"] if self._rests(p)}
+        for fast, slow in self._pairs(resting, group):  # where nothing was written to ``fast``, as in any other sync
+            slow.copy_(torch.where(slow.to(fast.dtype) == fast, slow.lerp(fast.to(slow.dtype), alpha), fast))
+        moving = [p for p in group["params"] if p not in resting]
+        for pair in self._pairs(moving, group):
             size = int(default_piece(pair[0].device))
             parts = (pair[0].numel() > size and cut(pair, size)) or [pair]
             if len(parts) == 1 and pair[0].dtype == pair[1].dtype:
@@ -151,14 +188,14 @@ class Lookahead(OptimizerWrapper):
             torch._foreach_lerp_(all_slow, all_fast, alpha)
             torch._foreach_copy_(all_fast, all_slow)
         if group["lookahead_pullback_momentum"] == "reset":
-            for p in group["params"]:
+            for p in moving:
                 for _, buffer in self._momenta(group, p):
                     buffer.zero_()
-        group["lookahead_step"] = 0
+        self._end_cycle(group)
 
-    def _pairs(self, group: Mapping[str, Any]) -> Iterator[tuple[Tensor, ...]]:
-        """What a sync brings together: fast and slow tensors, as plain real ones."""
-        for p in group["params"]:
+    def _pairs(self, params: Iterable[Tensor], group: Mapping[str, Any]) -> Iterator[tuple[Tensor, ...]]:
+        """What a sync brings together of some parameters: fast and slow tensors, as plain real ones."""
+        for p in params:
             state = self.state.get(p, {})
             if "lookahead_slow" not in state:
                 continue
@@ -173,6 +210,11 @@ class Lookahead(OptimizerWrapper):
         return [(key, buffer) for key, buffer in found if isinstance(buffer, Tensor) and buffer.shape == p.shape]
 
     # State
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As in :class:`~optzoo.optimizers.core.wrapper.OptimizerWrapper`."""
+        super().load_state_dict(state_dict)
+        self._idle = None  # of another cycle
 
     def _begin(self, group: Mapping[str, Any], p: Tensor, slow: Tensor) -> None:
         """All state of a parameter at once: distributed checkpoints lose what comes later."""

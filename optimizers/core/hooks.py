@@ -35,8 +35,7 @@ def hooked(step: Callable[..., Any]) -> Any:
     plain, takes_closure = EagerFrame(step), "closure" in inspect.signature(step).parameters
 
     def with_hooks(self: Any, *args: Any, **kwargs: Any) -> Any:
-        own_step = plain.__get__(self, type(self))
-        hooks = _enter(self)
+        own_step, hooks = _enter(self, plain)
         if hooks is None:
             return own_step(*args, **kwargs)
         pre_hooks, post_hooks = hooks
@@ -64,14 +63,15 @@ def hooked(step: Callable[..., Any]) -> Any:
 
 
 @eager
-def _enter(optimizer: Any) -> tuple[Callable[[], list[Any]], Callable[[], list[Any]]] | None:
-    """What gives the hooks before and after a step of ``optimizer``; None if they are being called already."""
+def _enter(optimizer: Any, step: EagerFrame) -> tuple[Any, tuple[Callable[[], Any], Callable[[], Any]] | None]:
+    """The method ``step``, and what gives the hooks before and after it; None if they are being called already."""
+    own_step = step.__get__(optimizer, type(optimizer))
     if _holds(_steps.hooked, optimizer):
-        return None
+        return own_step, None
     before, after = ({}, {}) if _holds(_steps.within, optimizer) else _global_hooks()
     own_before, own_after = optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks
     _steps.hooked.append(optimizer)
-    return (
+    return own_step, (
         eager(lambda: [*before.values(), *own_before.values()]),
         eager(lambda: [*own_after.values(), *after.values()]),  # read after the step
     )
