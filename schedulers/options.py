@@ -20,10 +20,10 @@ def check_options(owner: str, given: Iterable[str], valid: Iterable[str]) -> Non
     valid = list(dict.fromkeys(valid))
     for name in given:
         if name not in valid:
-            raise TypeError(f"{owner} has no option {name!r}; {nearest(name, valid)}")
+            raise TypeError(f"{owner} has no option {name!r}; {nearest(name, valid) if valid else 'it takes none'}")
 
 
-def options_of(function: Callable[..., Any], further: Iterable[str] = ()) -> list[str]:
+def options_of(function: Callable[..., Any], further: Iterable[str]) -> list[str]:
     """What a function takes by name; ``further`` is what its ``**`` takes, if it has one."""
     found: list[str] = []
     for name, parameter in inspect.signature(function).parameters.items():
@@ -50,12 +50,12 @@ def named(function: Callable[_P, _R], further: Iterable[str] = ()) -> Callable[_
 
 
 def with_named_options(cls: type[_T]) -> type[_T]:
-    """The class, with such errors of its constructor and its public methods."""
+    """The class, with such errors of its constructor and its public methods; not of those that pass ``**`` on."""
     for name, member in list(vars(cls).items()):
-        if name.startswith("_") and name != "__init__":
+        function = member.__func__ if isinstance(member, classmethod) else member
+        if not isinstance(function, FunctionType) or (name.startswith("_") and name != "__init__"):
             continue
-        if isinstance(member, classmethod):
-            setattr(cls, name, classmethod(named(member.__func__)))
-        elif isinstance(member, FunctionType):
-            setattr(cls, name, named(member))
+        if not function.__code__.co_flags & inspect.CO_VARKEYWORDS:
+            checked = named(function)
+            setattr(cls, name, classmethod(checked) if isinstance(member, classmethod) else checked)
     return cls

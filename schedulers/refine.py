@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from .bounds import Array, Bound, bound_from_squares, stretched, tail_sums
+from .options import named
 from .recording import Recording
 from .schedule import Schedule
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 RecordedNorms: TypeAlias = "Sequence[float] | Array | str | os.PathLike[str] | Mapping[str, Any] | GradNormRecorder"
 
 _POINTS = 10_000  # a longer run is read at so many places
+_SOLVED = 0.01  # the last norms over the first, from which on a problem counts as solved: the bound's gradients stay
 _KINDS = {"sgd": ("l2", 2), "adam": ("l1", 1), "update": ("update", 1)}
 """Per kind the recorded norm it reads, and the power p of it that is ⟨g, direction⟩."""
 
@@ -49,6 +51,7 @@ class Refined:
         return f"gain {self.gain:.2f}, lr x {self.predicted_lr_ratio:.2f}: {self.advice}"
 
 
+@named
 def refine(
     norms: RecordedNorms,
     kind: str,
@@ -69,7 +72,8 @@ def refine(
 
     When: the norms vary for reasons outside the model, such as batch size or data that change, or the loss is not
         smooth. Then it was found to beat linear decay several times over. Where they fall because a smooth problem is
-        being solved, it ties or loses, and so it can where they are large early. ``advice`` says what applies; the
+        being solved, it ties or loses, and so it can where they are large early; where they nearly vanish, the numbers
+        mean nothing. ``advice`` says what applies; the
         recorded run is best one with linear decay at a good lr.
 
     Args:
@@ -119,7 +123,7 @@ def refine(
     ratio = of(multipliers).best_lr() / reference.best_lr()
     length = len(cost)
     gain = of(on(length)).best_value() / of(linear_decay(length)).best_value()
-    return Refined(multipliers, nodes, ratio, gain, _advice(gain, cost, recording, name))
+    return Refined(multipliers, nodes, ratio, gain, _advice(gain, smooth, power, recording))
 
 
 def weights_to_multipliers(weights: Array, drop_last: bool = True) -> Array:
@@ -174,9 +178,15 @@ def _smooth(given: Array, kind: str, smoothing: float) -> Array:
     return smooth
 
 
-def _advice(gain: float, cost: Array, recording: Recording, name: str) -> str:
-    half = len(cost) // 2
-    if gain > 0.9:
+def _advice(gain: float, smooth: Array, power: int, recording: Recording) -> str:
+    cost, half, tenth = smooth**power, len(smooth) // 2, max(1, len(smooth) // 10)
+    left = float(np.median(smooth[-tenth:]) / np.median(smooth[:tenth]))
+    if left < _SOLVED:
+        advice = (
+            f"keep linear decay: the norms fall to {left:.1g} of what they were, for the targets are met almost "
+            "exactly, and gain and lr mean nothing then; record a run whose loss does not go to its least value"
+        )
+    elif gain > 0.9:
         advice = f"keep linear decay: refinement will not pay here, the bound falls by {max(0, 1 - gain):.0%} only"
     elif cost[:half].sum() > cost[-half:].sum():
         advice = (
@@ -185,7 +195,7 @@ def _advice(gain: float, cost: Array, recording: Recording, name: str) -> str:
         )
     else:
         advice = f"may pay: the bound falls by {1 - gain:.0%}; compare it with linear decay"
-    if name == "l2" and recording.optimizer and recording.clipped > 0.5:
+    if power == 2 and recording.optimizer and recording.clipped > 0.5:
         advice += (
             f". Clipping was active in {recording.clipped:.0%} of the steps and hides how the norms vary: "
             "record with a higher limit"

@@ -140,8 +140,8 @@ def choice(kind: str, name: Any, valid: Iterable[str]) -> None:
         raise ValueError(f"unknown {kind} {name!r}; {nearest(str(name), valid)}")
 
 
-def nearest(name: str, valid: Iterable[str]) -> str:
+def nearest(name: str, valid: Iterable[str], otherwise: str = "there are") -> str:
     """The hint of an error about an unknown name."""
     valid = list(valid)
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(valid)}"
+    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(valid)}"

@@ -76,10 +76,12 @@ def _from_preset(text: str) -> Schedule:
         key, equals, value = argument.partition("=")
         if not equals:
             raise ValueError(f"{text!r}: {argument!r} is no argument; write name=value, such as 'wsd,cooldown=0.1'")
+        if key.strip() in keywords:
+            raise ValueError(f"{text!r}: {key.strip()} is given twice")
         keywords[key.strip()] = _value(value.strip())
     try:
         return RECIPES[name](**keywords)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{text!r}: {error}") from error
 
 

@@ -15,7 +15,7 @@ from .options import with_named_options
 from .phases import finite
 from .resolved import Resolved
 from .schedule import Schedule
-from .shapes import choice
+from .shapes import choice, nearest
 from .sources import read_schedule
 
 MODES = ("scale", "set", "follow")
@@ -72,13 +72,13 @@ def read_track(key: str, given: Any) -> Track:
         return given
     if given == "follow":
         return Track("follow")
+    for name in given if isinstance(given, Mapping) else ():
+        choice(f"key of track {key!r}:", name, [f.name for f in fields(Track)])
     if not isinstance(given, Mapping) or "mode" not in given:
         raise ValueError(
             f"track {key!r} must say what its schedule is: {{'mode': 'scale', 'schedule': ...}} multiplies the group's "
             f"own value, {{'mode': 'set', 'schedule': ...}} is the value, 'follow' goes with the lr; got {given!r}"
         )
-    for name in given:
-        choice(f"key of track {key!r}:", name, [f.name for f in fields(Track)])
     try:
         return Track(**given)
     except (TypeError, ValueError) as error:
@@ -143,10 +143,15 @@ class Key:
                 "or take optzoo's Adafactor, whose lr is a factor of the relative step"
             )
         if self.name not in group:
-            numeric = [k for k, v in group.items() if isinstance(v, (float, tuple)) and k != "lr"]
+            numeric = [
+                k
+                for k, v in group.items()
+                if isinstance(v, (int, float, tuple)) and not isinstance(v, bool) and k != "lr"
+            ]
+            hint = nearest(self.name, numeric, "it has")
             raise ValueError(
-                f"group {number} has no {self.name!r} for a track; it has {', '.join(numeric)}. missing='skip' leaves "
-                "such groups out"
+                f"group {number} has no {self.name!r} for a track; {hint}{'' if hint.endswith('?') else '.'} "
+                "missing='skip' leaves such groups out"
             )
         value = group[self.name]
         if self.index is not None:

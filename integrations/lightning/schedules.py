@@ -116,10 +116,10 @@ class GradNormCallback(Callback):
 
 def for_run(trainer: Trainer, make: Callable[[int | None], Scheduler], remedy: str) -> Scheduler:
     """The scheduler that ``make`` makes for the number of steps of a run, which is None where there is none to know."""
-    steps = trainer.estimated_stepping_batches
+    steps = trainer.estimated_stepping_batches if trainer.limit_train_batches else 0
     known = math.isfinite(steps) and steps >= 0  # -1 stands for max_steps that is not set
     try:
-        return make(max(int(steps), 1) if known else None)  # of no batches at all nothing is trained
+        return make(max(int(steps), 1) if known else None)  # where there are no batches any length does
     except ValueError as error:
         if known or "total" not in str(error):
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.utils.data import DataLoader, IterableDataset
 
 from optzoo.integrations.lightning import GradNormCallback, OptimizerCLI, ScheduleCallback
 from optzoo.optimizers import AdamW, Lookahead
-from optzoo.schedulers import Schedule
+from optzoo.schedulers import Schedule, Scheduler
 from optzoo.schedulers.recorder import GradNormRecorder
 from support.lightning_runs import LRS, QUIET, RISE_HOLD_FALL, Regression, Trained, run_cli, whole_state
+from support.problems import tensors
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
 exactly = partial(torch.testing.assert_close, rtol=0, atol=0)
@@ -79,6 +82,61 @@ def test_from_yaml() -> None:
     found = run_cli({"optimizer": optimizer}, max_epochs=1, callbacks=[callback])
     assert found.model.lrs == pytest.approx(LRS, abs=5e-5)
     assert isinstance(found, OptimizerCLI)
+
+
+class Endless(IterableDataset[Any]):
+    """Data without a length."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(tensors([(8, 4, 3)], seed=1)[0][:, None])
+
+
+class Streamed(Regression):
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(Endless(), None)
+
+
+class StreamedTrained(Streamed, Trained):
+    """With an optimizer of its own."""
+
+
+@pytest.mark.parametrize("limits", [{"max_epochs": 2}, {"max_epochs": -1}])
+def test_a_run_whose_steps_are_not_known(limits: dict[str, int]) -> None:
+    """Says what would tell; a schedule that needs no total goes without."""
+    options = {"enable_checkpointing": False, **limits}
+    arguments = {
+        "optimizer": {"class_path": "AdamW", "init_args": {"lr": 0.1}},
+        "lr_scheduler": {"class_path": "Linear"},
+    }
+    with pytest.raises(ValueError, match=r"max_steps=-1.*set its max_steps, or give the schedule its total"):
+        run_cli(arguments, model=Streamed, **options)
+    with pytest.raises(ValueError, match=r"set its max_steps, or write the schedule in steps"):
+        fit(StreamedTrained(ADAMW), ScheduleCallback("linear"), epochs=limits["max_epochs"], enable_checkpointing=False)
+    limited = {"max_steps": 4, "enable_checkpointing": False}
+    decay = pytest.approx([0.1, 0.075, 0.05, 0.025])
+    assert run_cli(arguments, model=Streamed, **limited).model.lrs == decay
+    trainer = fit(StreamedTrained(ADAMW), ScheduleCallback("linear"), epochs=-1, **limited)
+    assert trainer.lightning_module.lrs == decay
+    if limits["max_epochs"] > 0:
+        arguments["lr_scheduler"] = {"class_path": "ConstantWarmup", "init_args": {"warmup": 3}}
+        assert run_cli(arguments, model=Streamed, **options).model.lrs[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
+
+
+def test_a_run_without_batches() -> None:
+    arguments = {"optimizer": {"class_path": "AdamW"}, "lr_scheduler": {"class_path": "Linear"}}
+    assert run_cli(arguments, max_epochs=1, limit_train_batches=0).model.lrs == []
+
+
+class SelfCounting(Regression):
+    def configure_optimizers(self) -> Any:
+        optimizer = AdamW(self.parameters(), lr=0.1)
+        Scheduler(optimizer, RISE_HOLD_FALL, 10, clock="optimizer")
+        return optimizer
+
+
+def test_a_schedule_that_only_the_optimizer_keeps() -> None:
+    trainer = fit(SelfCounting(), epochs=1, enable_checkpointing=False)
+    assert trainer.lightning_module.lrs == pytest.approx(LRS, abs=5e-5)
 
 
 # Gradient norms

@@ -100,7 +100,7 @@ def test_an_optimizer_from_a_checkpoint(order: str) -> None:
 
 
 def test_current_and_last_epoch() -> None:
-    with pytest.raises(ValueError, match="last_epoch=3 goes on .*base='current' begins"):
+    with pytest.raises(ValueError, match=r"last_epoch=3 goes on .*base='current' begins"):
         Linear(first_stage(), 10, last_epoch=3, base="current")
 
 

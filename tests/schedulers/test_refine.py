@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -251,3 +252,22 @@ def written(path: Path, text: str) -> Path:
     file = path / "norms.json"
     file.write_text(text)
     return file
+
+
+def test_norms_that_vanish_tell_nothing() -> None:
+    """As where targets can be met exactly: the bound then promises thousands of times the lr."""
+    vanishing = sgd(np.geomspace(1, 1e-4, 200))
+    assert vanishing.predicted_lr_ratio > 100
+    assert "keep linear decay: the norms fall to 0.0002 of what they were" in vanishing.advice
+    assert "may pay" in sgd(np.r_[np.ones(140), np.full(60, 4.0)]).advice
+    assert "norms fall" not in sgd(np.geomspace(1, 0.05, 200)).advice
+
+
+def test_readme_shows_what_its_example_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = (code for code in re.findall(r"```python\n(.*?)```", readme, re.S) if "refined = refine(" in code)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(block, "README.md", "exec"), {})
+    assert f"\n# {capsys.readouterr().out}" in block
