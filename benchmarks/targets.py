@@ -1,4 +1,4 @@
-"""How hard the targets of the bundled problems are, by AlgoPerf's recipe: ``targets.json``.
+"""How hard the targets of the bundled problems are, by the recipe AlgoPerf sets targets with: ``targets.json``.
 
     python benchmarks/targets.py [--problems full] [--trials 64] [--seeds 20] [--jobs 2] [--out runs/targets]
 

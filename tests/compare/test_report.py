@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from pathlib import Path
 
 import pytest
 
@@ -189,6 +190,20 @@ def test_the_learning_rates_that_won_are_shown(make):
     assert row(text, "adamw")[4] == "0.01–1"
     assert [row(text, "lr", index) for index in range(3)] == [["lr", "0.01"], ["lr", "1"], ["lr", "0.1"]]
     assert "nan" not in printed(make.comparison(dataclasses.replace(studies[0], chosen={})))
+
+
+def test_readme_has_the_table_that_the_command_prints(make):
+    """The table in README is what `optzoo compare run --quick` prints: the same columns, and rows for the same things."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    block = readme.split("```text\n", 1)[1].split("```", 1)[0]
+    study = make.study(HIT_10)
+    text = printed(make.comparison(study, protocol=make_protocol(quick=True).to_dict()))
+    for name in ("optimizer", "problem"):
+        assert row(block, name)[:1] == row(text, name)[:1]
+    assert row(block, "optimizer") == row(text, "optimizer")
+    assert len(row(block, "adamw")) == len(row(text, "adamw"))
+    assert row(block, "lr")
+    assert max(map(len, block.splitlines())) <= 130
 
 
 def test_which_weights_are_judged_is_said(make):

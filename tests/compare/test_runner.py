@@ -142,7 +142,7 @@ def test_a_screening_run_may_stop_at_its_confirmed_hit_and_is_the_beginning_of_t
     stopped = run(Bowl, ADAMW, 0.1, stop_at_hit=True)
     assert stopped.hit == whole.hit < MISS
     assert stopped.curve == whole.curve[: len(stopped.curve)]
-    assert stopped.curve[-1].step == stopped.hit + Bowl.eval_every
+    assert 0 <= stopped.curve[-1].step - stopped.hit - Bowl.eval_every < Bowl.eval_every  # by the evaluation after
 
 
 def test_a_screening_run_ends_where_it_is_late_but_not_before():
@@ -152,7 +152,7 @@ def test_a_screening_run_ends_where_it_is_late_but_not_before():
     late = run(Bowl, ADAMW, 0.1, stop_at_hit=True, limit=int(whole.hit) - Bowl.eval_every)
     assert late.hit == MISS
     assert late.curve == whole.curve[: len(late.curve)]
-    assert late.curve[-1].step == whole.hit - Bowl.eval_every
+    assert 0 <= late.curve[-1].step - late.limit < Bowl.eval_every
 
 
 def test_a_diverging_run_ends_early_and_misses():
@@ -266,7 +266,8 @@ def test_every_registered_optimizer_trains_and_keeps_the_state_its_entry_states(
     if name == "psgd":  # one per axis, dense or diagonal, and one number for each
         weights, biases = (64**2 + 64**2) + (32**2 + 64) + (10**2 + 32), 64 + 32 + 10
         factors = 4 * (weights + biases + 3 * 2 + 3)
-    assert trial.state_bytes == info.state_bytes * 6570 + info.tensor_bytes * 6 + factors
+    average = 4 * 6570 if get_candidate(name).evaluate_on == "average" else 0  # kept beside the optimizer
+    assert trial.state_bytes == info.state_bytes * 6570 + info.tensor_bytes * 6 + factors + average
 
 
 def test_optimizers_with_modes_are_evaluated_in_eval_mode():
