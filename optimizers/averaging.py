@@ -201,7 +201,7 @@ class PolynomialDecayAverager:
                 f"{type(self).__name__}: no parameter has moved before the first update(), and no module has these "
                 "parameters, so their average is that of a model that is not trained. fully_shard, for one, gives a "
                 "model new parameters: make the averager after it, of model.parameters()",
-                stacklevel=3,
+                stacklevel=2,
             )
 
     def _check_outside(self, action: str) -> None:

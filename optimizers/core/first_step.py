@@ -33,22 +33,23 @@ class FirstStep:
                 f"{name}: no parameter has a gradient in the first step, and no module has these parameters, so "
                 "nothing is trained. fully_shard, for one, gives a model new parameters: make the optimizer after it, "
                 "of model.parameters(). Parameters that are in no module need backward() before step()",
-                stacklevel=3,
+                stacklevel=2,
             )
-        flat = [(group, p) for group, p in members if _is_flat_piece(p)]
-        shaped = any(p.dim() > 1 for _, p in flat)  # with sharding_strategy=NO_SHARD they are whole
-        if not shaped and any(self.takes_whole_parameters(group) for group, _ in flat):
+        pieces = set(flat_pieces(p for _, p in members))
+        if any(p in pieces and self.takes_whole_parameters(group) for group, p in members):
             warnings.warn(
                 f"{name} needs whole parameters. FullyShardedDataParallel (FSDP1) leaves each rank a flat piece of "
                 "them, and steps of pieces are another algorithm. Shard with torch.distributed.fsdp.fully_shard "
                 "(FSDP2), which gets where one process gets, or take an optimizer that works on each coordinate alone, "
                 "such as AdamW",
-                stacklevel=3,
+                stacklevel=2,
             )
 
 
-def _is_flat_piece(p: Tensor) -> bool:
-    return bool(getattr(p, "_fsdp_flattened", False))  # FSDP1's own mark, with use_orig_params or without
+def flat_pieces(params: Iterable[Tensor]) -> list[Tensor]:
+    """Those of ``params`` that FSDP1 has made pieces of, with use_orig_params or without."""
+    marked = [p for p in params if getattr(p, "_fsdp_flattened", False)]
+    return [] if any(p.dim() > 1 for p in marked) else marked  # with sharding_strategy=NO_SHARD they are whole
 
 
 def in_modules(params: Iterable[Tensor]) -> bool:

@@ -38,7 +38,7 @@ class PSGDDense(VectorPSGD):
 
     Parameters without a gradient, and their part of the state, stay as they are; so does everything in a step whose
     gradients are not finite. Random numbers come from (seed, position of the parameter, step). Sharded parameters
-    (DTensor) are refused.
+    (DTensor, FSDP1) are refused, and so is DistributedDataParallel with ``hessian="exact"``.
 
     When: a few thousand parameters at most, and badly scaled; beyond, :class:`optzoo.optimizers.PSGDLRA` or
         :class:`optzoo.optimizers.PSGD`.
@@ -75,7 +75,8 @@ class PSGDDense(VectorPSGD):
         ValueError: an option out of its range, named with its value; capturable=True; a group of more than max_size
             numbers, or on several devices.
         TypeError: an unknown option, with the nearest one there is; ``step`` without a closure.
-        RuntimeError: a closure made for the other ``hessian``.
+        RuntimeError: a closure made for the other ``hessian``; DistributedDataParallel with ``hessian="exact"``.
+        NotImplementedError: sharded parameters.
 
     >>> import torch
     >>> xy = torch.nn.Parameter(torch.tensor([-1.5, 2.0]))

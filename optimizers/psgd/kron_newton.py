@@ -30,11 +30,11 @@ class PSGDNewton(Newton, KronOptimizer):
 
     ``hessian="exact"``: ``step`` takes a closure that returns the loss and does not call backward(). All operations
     need second derivatives (fused attention has none), and one process sees the whole batch: products bypass
-    DistributedDataParallel. ``hessian="finite_difference"``: an ordinary closure, with zero_grad() and backward(). When
-    P is updated it is called twice, at θ and at θ + √eps v, with the same random numbers of torch, so that dropout has
-    one mask. It must see the same batch and not clip gradients; averages a forward pass keeps, as in batch norm, see
-    both calls. Without a closure there is a clear error: GradScaler passes none, and autocast in bfloat16 needs no
-    scaler. After the step ``p.grad`` is the gradient.
+    DistributedDataParallel, which is refused. ``hessian="finite_difference"``: an ordinary closure, with zero_grad()
+    and backward(). When P is updated it is called twice, at θ and at θ + √eps v, with the same random numbers of torch,
+    so that dropout has one mask. It must see the same batch and not clip gradients; averages a forward pass keeps, as
+    in batch norm, see both calls. Without a closure there is a clear error: GradScaler passes none, and autocast in
+    bfloat16 needs no scaler. After the step ``p.grad`` is the gradient.
 
     When: the loss is smooth, and a step may cost two to three gradients; small or ill-conditioned problems.
 
@@ -67,7 +67,8 @@ class PSGDNewton(Newton, KronOptimizer):
     Raises:
         ValueError: an option out of its range, named with its value; capturable=True.
         TypeError: an unknown option, with the nearest one there is; in ``step``, no closure.
-        RuntimeError: in ``step``, a closure for the other ``hessian``.
+        RuntimeError: in ``step``, a closure for the other ``hessian``; DistributedDataParallel with "exact".
+        NotImplementedError: in ``step``, sharded parameters.
 
     >>> import torch
     >>> w = torch.nn.Parameter(torch.tensor([3.0, -2.0]))

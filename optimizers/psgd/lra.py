@@ -33,7 +33,7 @@ class PSGDLRA(VectorPSGD):
 
     Parameters without a gradient, and their part of the state, stay as they are; so does everything in a step whose
     gradients are not finite. Random numbers come from (seed, position of the parameter, step). Sharded parameters
-    (DTensor) are refused.
+    (DTensor, FSDP1) are refused, and so is DistributedDataParallel with ``hessian="exact"``.
 
     When: coordinates of different tensors are coupled, and n · rank numbers fit; with Newton's method, for problems
         where curvature differs widely and is worth a second backward pass.
@@ -68,7 +68,8 @@ class PSGDLRA(VectorPSGD):
     Raises:
         ValueError: an option out of its range, named with its value; capturable=True; a group on several devices.
         TypeError: an unknown option, with the nearest one there is; ``step`` without a closure where it needs one.
-        RuntimeError: a closure made for the other ``hessian``.
+        RuntimeError: a closure made for the other ``hessian``; DistributedDataParallel with ``hessian="exact"``.
+        NotImplementedError: sharded parameters.
 
     >>> import torch
     >>> w = torch.nn.Parameter(torch.tensor([3.0, -2.0]))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core import Optimizer
 from ..core.buckets import Bucket, is_dtensor
+from ..core.first_step import flat_pieces
 from ..core.options import one_of
 from ..core.rule import working_dtype
 from .noise import Noise
@@ -124,11 +125,12 @@ def positions(groups: Iterable[Mapping[str, Any]]) -> dict[Tensor, int]:
 
 
 def refuse_sharded(name: str, params: Iterable[Tensor]) -> None:
-    """Raise for DTensors, which these optimizers do not take."""
-    if any(map(is_dtensor, params)):
+    """Raise for shards, DTensors or FSDP1's, which these optimizers do not take."""
+    params = list(params)
+    if any(map(is_dtensor, params)) or flat_pieces(params):
         raise NotImplementedError(
-            f"{name} does not take sharded parameters (DTensor, as of fully_shard); use PSGD, or shard nothing: "
-            "DistributedDataParallel, with hessian='finite_difference' where Hv is wanted"
+            f"{name} does not take sharded parameters (FullyShardedDataParallel, DTensor as of fully_shard); use PSGD "
+            "after fully_shard, or DistributedDataParallel, with hessian='finite_difference' where Hv is wanted"
         )
 
 

@@ -167,6 +167,9 @@ class VectorPSGD(Newton):
 
     # State
 
+    def takes_whole_parameters(self, group: Mapping[str, Any]) -> bool:
+        return False  # a piece is refused
+
     def make_state(self, params: Sequence[tuple[Mapping[str, Any], Tensor]]) -> None:
         name = type(self).__name__
         refuse_sharded(name, [p for _, p in params])

@@ -57,6 +57,15 @@ def test_exact_products_and_replicas(name: str, ranks: Sequence[Mapping[str, Any
         assert seen["alone"]
 
 
+@pytest.mark.parametrize("how", FLAT)
+@pytest.mark.parametrize("name", NEWTON)
+def test_flat_parameters_are_no_vector(name: str, how: str, ranks: Sequence[Mapping[str, Any]]) -> None:
+    for rank in ranks:
+        text = rank["sharded"][name, how]
+        assert bool(text) == (how != "not sharded")
+        assert not text or text.startswith(f"{name} does not take sharded parameters (FullyShardedDataParallel")
+
+
 @pytest.mark.parametrize("name", NEWTON)
 def test_products_from_averaged_gradients(name: str, ranks: Sequence[Mapping[str, Any]]) -> None:
     assert [rank["finite_difference"][name] for rank in ranks] == [0.0, 0.0]

@@ -43,7 +43,6 @@ WHOLE: Mapping[str, Make] = {
     "LDoG": partial(LDoG, reps_rel=1.0),
     "Lookahead around DoG": partial(Lookahead, base=DoG, reps_rel=1.0),
     "PSGD": PSGD,
-    "PSGDLRA": PSGDLRA,
 }
 """Optimizers that need whole parameters."""
 ANY_PIECE: Mapping[str, Make] = {
@@ -76,6 +75,9 @@ def first_steps(rank: int, directory: Path) -> None:
         "replaced": {name: warned(partial(step_replaced, make)) for name, make in {**WHOLE, **ANY_PIECE}.items()},
         "averager": warned(average_replaced),
         "refused": {name: refused(make, rank) for name, make in NEWTON.items()},
+        "sharded": {
+            (name, how): refused_sharded(make, FLAT[how], rank) for name, make in NEWTON.items() for how in FLAT
+        },
         "finite_difference": {name: replicas(make, rank) for name, make in NEWTON.items()},
     }
     torch.save(seen, directory / f"{rank}.pt")
@@ -136,6 +138,23 @@ def refused(make: Callable[..., torch.optim.Optimizer], rank: int) -> dict[str, 
     optimizer.step(lambda: loss_on(model, rank, 0))
     moved = not any(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))
     return {"error": error, "unchanged": unchanged, "alone": moved}
+
+
+def refused_sharded(make: Callable[..., torch.optim.Optimizer], options: Mapping[str, Any], rank: int) -> str:
+    model = FullyShardedDataParallel(network(), device_id=torch.device("cpu"), **options)
+    optimizer = make(model.parameters(), hessian="finite_difference")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_on(model, rank, 0)
+        loss.backward()
+        return loss
+
+    try:
+        optimizer.step(closure)
+    except NotImplementedError as raised:
+        return str(raised)
+    return ""
 
 
 def replicas(make: Callable[..., torch.optim.Optimizer], rank: int) -> float:
