@@ -16,6 +16,7 @@ from .first_step import FirstStep
 from .hooks import Within, hooked
 from .joining import named_alike
 from .making import Base, made
+from .optimizer import Optimizer
 from .options import Rule, describe, given_params, validate
 from .reports import Reported, Reporter, Reporting
 from .rule import working_dtype
