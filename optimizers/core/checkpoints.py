@@ -171,8 +171,7 @@ def _state_of(cls: type[Optimizer]) -> frozenset[str]:
 
 def _options_of_others(optimizer: Any) -> frozenset[str]:
     """Options that other optimizers of this library have."""
-    names = (name for cls in _classes() for name in cls.rules)
-    return frozenset(names) - optimizer.defaults.keys()
+    return frozenset(name for cls in _classes() for name in cls.rules if name not in optimizer.defaults)
 
 
 class _Reader:
@@ -242,25 +241,24 @@ class _Reader:
         """What the file of another optimizer says that does not hold, and what does."""
         if self.adopting or not self.another:
             return ""
-        options = [name for name in self.optimizer.defaults if name not in MODES]
         says: dict[str, str] = {}
         holds: dict[str, str] = {}
-        taken: dict[str, None] = {}
-        for group, saved in zip(fitted, self.incoming["param_groups"], strict=True):
-            for name in [name for name in options if name in saved]:
-                if _same(group[name], saved[name]):
-                    taken[name] = None
-                else:
+        taken: dict[str, str] = {}
+        for ours, saved, now in zip(self.optimizer.param_groups, self.incoming["param_groups"], fitted, strict=True):
+            for name in [name for name in self.optimizer.defaults if name in saved and name not in MODES]:
+                if not _same(now[name], saved[name]):
                     says.setdefault(name, f"{name}={saved[name]!r}")
-                    holds.setdefault(name, f"{name}={group[name]!r}")
-        text = f"{type(self.optimizer).__name__}: the checkpoint is {self._writer()}"
+                    holds.setdefault(name, f"{name}={now[name]!r}")
+                elif not _same(now[name], ours[name]):
+                    taken.setdefault(name, f"{name}={now[name]!r}")
+        parts = [f"{type(self.optimizer).__name__}: the checkpoint is {self._writer()}"]
         if says:
-            text += f" and says {', '.join(says.values())}; {', '.join(holds.values())} holds"
-        if taken and self.related:
-            text += f"; {', '.join(taken)} are taken from it"
+            parts.append(f"it says {', '.join(says.values())}, and {', '.join(holds.values())} stays")
+        if taken:
+            parts.append(f"{', '.join(taken.values())} is taken from it")
         return (
-            f"{text}. To take moments and step counts alone and keep every option as constructed, "
-            "optzoo.optimizers.adopt(optimizer, state_dict)"
+            f"{'; '.join(parts)}. optzoo.optimizers.adopt(optimizer, state_dict) takes moments and step counts alone "
+            "and keeps every option as constructed"
         )
 
 

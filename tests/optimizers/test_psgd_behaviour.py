@@ -267,7 +267,7 @@ def test_precision_of_state(dtype: torch.dtype, precond_dtype: str | None, geome
     state, single = optimizer.state[p], torch.float64 if dtype == torch.float64 else torch.float32
     factor = single if precond_dtype is None else getattr(torch, precond_dtype)
     assert {name: t.dtype for name, t in state.items()} == {
-        **{"Q0": factor, "Q1": factor, "L": single, "exp_avg": single, "skipped": single, "step": torch.float32}
+        **{"Q0": factor, "Q1": factor, "L": single, "exp_avg": single, "skipped": single, "step": torch.float64}
     }
     assert all(t.isfinite().all() for t in (p, *state.values()))
     assert state["skipped"] == 0

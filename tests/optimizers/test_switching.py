@@ -72,7 +72,10 @@ def test_adopt_takes_the_moments_and_keeps_the_options(name: str, source: str) -
 
 @pytest.mark.parametrize("name", ADAMS)
 def test_load_state_dict_takes_the_moments_and_the_options(name: str) -> None:
-    """But for what makes the class what it is, amsgrad too; and what torch's AdamW has no word for stays as it was."""
+    """But for what makes the class what it is, amsgrad too; and what torch's AdamW has no word for stays as it was.
+
+    Lion's lr and betas mean something else.
+    """
     before, halfway = torch_run({"weight_decay": 0.5, "maximize": True, "betas": (0.8, 0.97)})
     params = parameters(like=halfway)
     own = {"alpha": 3.0} if name == "ademamix" else {}
@@ -80,6 +83,8 @@ def test_load_state_dict_takes_the_moments_and_the_options(name: str) -> None:
     optimizer.load_state_dict(before.state_dict())
     betas = (0.8, 0.97, 0.9999) if name == "ademamix" else (0.8, 0.97)
     options = {"lr": 0.01, "weight_decay": 0.5, "maximize": True, "betas": betas, "cautious": True, **own}
+    if name in ("lion", "clion"):
+        options |= {"lr": 1e-4, "weight_decay": 0.0, "maximize": False, "betas": (0.9, 0.99)}
     assert {key: optimizer.param_groups[0][key] for key in options} == options
     if name in ("adam", "amsgrad", "diffgrad"):  # which have a choice, and the checkpoint makes it
         options["decoupled_weight_decay"] = True
