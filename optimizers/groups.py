@@ -98,7 +98,7 @@ def param_groups(
             continue
         decays = not exempt(p)  # whatever weight_decay is: a resumed run may have another, in the same groups
         decay = weight_decay if decays else 0.0
-        options = {} if decay is None else {"weight_decay": float(decay)}
+        options: dict[str, Any] = {} if decay is None else {"weight_decay": float(decay)}
         if lr is not None:
             options["lr"] = lr * (layer_decay or 1.0) ** (depth - layers.get(p.name, 0))
         patterns, own = override(p)

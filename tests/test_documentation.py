@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import inspect
@@ -9,6 +10,8 @@ import pkgutil
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -37,6 +40,49 @@ def test_docstring_says_what_one_must_know(name: str) -> None:
         assert "Raises:" in text
         for argument in inspect.signature(info.optimizer_class.__init__).parameters:
             assert argument == "self" or re.search(rf"\n    (\*\*)?{argument}: ", text), argument
+
+
+def broken_lines(text: str) -> Iterator[str]:
+    """Lines of a docstring that end far from the margin in the middle of a sentence, or leave an item in it."""
+    indent = min((len(line) - len(line.lstrip()) for line in text.splitlines()[1:] if line.strip()), default=0)
+    lines = [line[indent:] if i else line for i, line in enumerate(text.splitlines())]
+    for line, following in pairwise(lines):
+        if not line.strip() or not following.strip() or re.match(r"\s*(>>>|\.\.\.)", line):
+            continue
+        if "  " in line.strip() + following.strip():  # of a formula or a table
+            continue
+        word = following.split()[0]
+        goes_on = re.search(r"[\w,]$", line) and re.match(r"[a-zα-ω(]", word) and not re.search("[←=]", line)
+        if goes_on and indent + len(line) + 1 + len(word) <= 100:
+            yield f"{line.strip()} / {following.strip()}"
+        closer = len(following) - len(following.lstrip()) < len(line) - len(line.lstrip())
+        if closer and not line.endswith(".") and not re.match(r"\s*(- |>>>|[^.;]*:( |$))", following):
+            yield f"{line.strip()} / {following.strip()}"
+
+
+@pytest.mark.parametrize("folder", ["optimizers", "schedulers", "integrations", "compare"])
+def test_paragraphs_of_docstrings_are_whole(folder: str) -> None:
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    broken = [
+        f"{path.relative_to(ROOT)}: {problem}"
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, documented)
+        for problem in broken_lines(ast.get_docstring(node, clean=False) or "")
+    ]
+    assert broken == []
+
+
+def test_broken_paragraphs_are_found() -> None:
+    for text in (
+        "When: large batches, and a weight decay as\n        much\n    above, and so on.",
+        "When: rare large gradients matter. A spike stays in the\n        maximum:\n    ``reset_max()`` forgets it.",
+        "A sentence that is broken\n    in its middle.",
+    ):
+        assert list(broken_lines(f"A class.\n\n    {text}")), text
+    assert not list(
+        broken_lines("A class.\n\n    Args:\n        lr: a number: if none is given\n            0.\n        k: 1.")
+    )
 
 
 def test_readme_table_is_the_registry() -> None:

@@ -138,7 +138,7 @@ def _groups(owner: str, optimizer: Any, options: Mapping[str, Any] | None) -> Ca
     if options is None:
         return lambda module: module.parameters()
     inside, lr = _innermost(optimizer)
-    make = groups_for(inside)
+    make: Any = groups_for(inside)
     allowed = [name for name in inspect.signature(make).parameters if name not in ("model", "weight_decay")]
     for name in options:
         if name not in allowed:

@@ -162,6 +162,25 @@ def test_options_of_groups() -> None:
     assert (group["weight_decay"], len(group["params"]), "name" in group) == (0.01, 4, False)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "lr"),
+    [
+        (["--optimizer=AdamW", "--optimizer.lr=0.5"], 0.5),
+        (["--optimizer=AdamW"], 1e-3),
+        (["--optimizer=torch.optim.NAdam"], 2e-3),
+        (["--optimizer=Lookahead", "--optimizer.base=AdamW", "--optimizer.base.lr=0.5"], 0.5),
+        (["--optimizer=Lookahead", "--optimizer.base=Cautious", "--optimizer.base.base=Lion"], 1e-4),
+        (["--optimizer=Lookahead"], 1e-3),
+        (["--optimizer=Lookahead", "--optimizer.base=lion"], 1e-4),
+        (["--optimizer=AdamW", "--optimizer.lr=0.5", "--groups.lr=0.25"], 0.25),
+    ],
+)
+def test_layer_decay_scales_the_lr_of_the_optimizer(arguments: list[str], lr: float) -> None:
+    found = made(*arguments, "--groups.layer_decay=0.5")
+    lrs = {name: group["lr"] for group in found.param_groups for name in group["param_names"]}
+    assert (lrs["network.0.weight"], lrs["network.1.weight"]) == (lr / 2, lr)
+
+
 @pytest.mark.parametrize("wrapped", [[], ["Lookahead"], ["Lookahead", "Cautious"]])
 def test_psgd_gets_the_matrices_and_adamw_the_rest(wrapped: list[str]) -> None:
     """In one optimizer, also within wrappers; the AdamW groups have an lr of their own."""
@@ -229,6 +248,11 @@ def test_a_clock_of_epochs_steps_every_epoch() -> None:
     [
         (["--optimizer=AdamW", "--optimizer.lrr=1"], "Option 'lrr' is not accepted"),
         (["--optimizer=AdamV"], "AdamV"),
+        (["--optimizer=Adamm"], "There is no 'Adamm'; did you mean 'Adam'?"),
+        (["--optimizer=adamw", "--optimizer.lr=0.1"], "There is no 'adamw'; did you mean 'AdamW'?"),
+        (["--optimizer=Lookahead", "--optimizer.base=Lionn"], "There is no 'Lionn'; did you mean 'Lion'?"),
+        (["--optimizer=Lookahead", "--optimizer.base=Lionn", "--optimizer.base.lr=1"], "did you mean 'Lion'?"),
+        (["--optimizer=AdamW", "--lr_scheduler=WDS"], "There is no 'WDS'; did you mean 'WSD'?"),
         (["--optimizer=Lookahead", "--optimizer.base=SGD", "--optimizer.base.momentumm=1"], "momentumm"),
         (["--optimizer=AdamW", "--lr_scheduler=WSD", "--lr_scheduler.cooldwn=1"], "Option 'cooldwn' is not accepted"),
     ],

@@ -6,6 +6,7 @@ import copy
 import pickle
 from collections.abc import Callable, Mapping
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def moved(optimizer: torch.optim.Optimizer, scheduler: Any, steps: int) -> list[
         if scheduler is not None:
             scheduler.step()
         path.append(p[0].item())
-    return [before - after for before, after in zip(path, path[1:], strict=False)]
+    return [before - after for before, after in pairwise(path)]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_of_a_model_with_layers() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     optimizer = create_optimizer("adafactor", model, lr=1.0, relative_step=True, layer_decay=0.5)
     assert [(g["lr"], g["relative_step"]) for g in optimizer.param_groups] == [(0.5, True)] * 2 + [(1.0, True)] * 2
-    with pytest.raises(ValueError, match="layer_decay=0.5 scales lr, so give lr as well"):
+    with pytest.raises(ValueError, match=r"layer_decay=0\.5 scales lr, so give lr as well"):
         create_optimizer("adafactor", model, layer_decay=0.5)
 
 
@@ -97,7 +98,7 @@ SCHEDULERS: Mapping[str, tuple[Callable[[Any], LRScheduler], list[float]]] = {
         [0.04, 1, 0.500002, 4e-6],
     ),
     "Linear": (lambda optimizer: Linear(optimizer, total=4), [1, 0.75, 0.5, 0.25]),
-    "WSD": (lambda optimizer: WSD(optimizer, total=4, warmup=2, cooldown=1), [0.5, 1, 1, 1]),
+    "WSD": (lambda optimizer: WSD(optimizer, total=4, warmup=2, cooldown=1), [1 / 3, 2 / 3, 1, 1]),
 }
 
 
@@ -108,7 +109,6 @@ def test_schedules_multiply_the_relative_step(name: str, tensor: bool) -> None:
     lr = {"lr": torch.tensor(1.0, dtype=torch.float64), "relative_step": True} if tensor else {}
     optimizer = Adafactor([parameter()], **PLAIN, **lr)
     scheduler = make(optimizer)
-    factors = scheduler.get_last_values() and factors if name == "WSD" else factors
     assert moved(optimizer, scheduler, 4) == pytest.approx([0.01 * factor for factor in factors], rel=1e-6)
 
 
@@ -121,7 +121,7 @@ def test_an_lr_of_none_in_a_run_is_the_relative_step() -> None:
     optimizer = Adafactor([parameter()], lr=0.3, **PLAIN)
     optimizer.param_groups[0]["lr"] = None
     assert moved(optimizer, None, 1) == [0.01]
-    with pytest.raises(ValueError, match="group 0 has no lr to schedule, there is None: .* relative_step=False"):
+    with pytest.raises(ValueError, match=r"group 0 has no lr to schedule, there is None: .* relative_step=False"):
         Linear(optimizer, total=4)
 
 
@@ -162,7 +162,7 @@ def test_pickles_of_older_versions() -> None:
 
 
 def test_checkpoints_of_torch_have_an_absolute_lr() -> None:
-    theirs = torch.optim.Adafactor([nn.Parameter(torch.zeros(3))], lr=0.2)
+    theirs = torch.optim.Adafactor([nn.Parameter(torch.zeros(3))], lr=0.2, eps=(1e-30, 1e-3))
     moved(theirs, None, 2)
     for ours in ({}, {"lr": 0.7}):
         optimizer = Adafactor([nn.Parameter(torch.zeros(3))], **ours)
@@ -175,6 +175,7 @@ def test_checkpoints_of_torch_have_an_absolute_lr() -> None:
 def test_flattened_distributed_checkpoints(said: Mapping[str, Any], tmp_path: Path) -> None:
     """As torch.distributed.checkpoint writes them: one entry for each parameter and option, None too."""
     models = [nn.Linear(3, 2), nn.Linear(3, 2)]
+    models[1].load_state_dict(models[0].state_dict())
     ends = []
     for model, options in zip(models, (said, {}), strict=True):
         optimizer = Adafactor(model.parameters(), lr=said["lr"]) if options else Adafactor(model.parameters())
@@ -187,7 +188,6 @@ def test_flattened_distributed_checkpoints(said: Mapping[str, Any], tmp_path: Pa
         else:
             dcp.load(entries, checkpoint_id=tmp_path)
             set_optimizer_state_dict(model, optimizer, entries, options=FLAT)
-        model.load_state_dict(models[0].state_dict())
         model(torch.ones(1, 3)).sum().backward()
         optimizer.step()
         ends.append(model.weight.detach())

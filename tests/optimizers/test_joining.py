@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -73,8 +72,8 @@ def test_checkpoints_of_late_groups_are_checked_by_name(make: Any) -> None:
 
     checkpoint = saved(extended("head").state_dict())
     extended("head").load_state_dict(checkpoint)
-    if "torch" not in [name for name, other in MAKE.items() if other is make][0]:
-        with pytest.raises(ValueError, match="is 'tail.0' here and 'head.0' in the checkpoint"):
+    if make in (AdamW, Lookahead):  # torch's check no names
+        with pytest.raises(ValueError, match=r"is 'tail.0' here and 'head.0' in the checkpoint"):
             extended("tail").load_state_dict(checkpoint)
 
 
@@ -121,8 +120,6 @@ def test_every_group_has_an_lr_tensor_of_its_own(name: str) -> None:
     groups = [{"params": params(1)}, {"params": params(1)}, *({"params": params(1), "lr": shared} for _ in "ab")]
     optimizer = create_optimizer(name, groups, lr=torch.tensor(1.0))
     optimizer.add_param_group({"params": params(1), "lr_scale": 0.1})
-    buffer = io.BytesIO()
-    torch.save({**optimizer.state_dict(), "same": optimizer.param_groups[0]["lr"]}, buffer)
     sharing = copy.deepcopy(optimizer.state_dict())
     for group in sharing["param_groups"]:
         group["lr"] = sharing["param_groups"][0]["lr"]

@@ -5,12 +5,22 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from optzoo.optimizers import OptimizerInfo, create_optimizer, list_optimizers, optimizer_info
+from optzoo.optimizers import (
+    Cautious,
+    Lion,
+    Lookahead,
+    OptimizerInfo,
+    create_optimizer,
+    list_optimizers,
+    optimizer_info,
+)
 
 
 def test_names_and_patterns() -> None:
@@ -63,3 +73,51 @@ def test_parameters_and_groups_are_taken_as_they_are(name: str) -> None:
     assert create_optimizer(name, params, weight_decay=0.1).param_groups[0]["params"] == params
     groups = [{"params": params[:1], "lr": 0.1}, {"params": params[1:], "lr": 0.2}]
     assert [group["lr"] for group in create_optimizer(name, groups).param_groups] == [0.1, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("options", "top"),
+    [
+        ({"lr": 0.5}, 0.5),
+        ({}, 1e-3),
+        ({"base": "lion"}, 1e-4),
+        ({"base": "lion", "lr": 0.25}, 0.25),
+        ({"base": torch.optim.SGD}, 1e-3),
+        ({"base": partial(torch.optim.SGD, lr=0.125)}, 0.125),
+    ],
+)
+def test_layer_decay_scales_the_lr_of_the_optimizer(options: dict[str, Any], top: float) -> None:
+    """Given here, or the default, for a wrapper of its base."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    name = "lookahead" if "base" in options else "adamw"
+    optimizer = create_optimizer(name, model, layer_decay=0.5, **options)
+    assert [group["lr"] for group in optimizer.param_groups] == [top / 2, top / 2, top, top]
+    tensor = create_optimizer("adamw", model, lr=torch.tensor(1.0), layer_decay=0.5)
+    assert [group["lr"].item() for group in tensor.param_groups] == [0.5, 0.5, 1, 1]
+
+
+def test_bases_go_by_name() -> None:
+    model = nn.Linear(2, 2)
+    for optimizer in (
+        create_optimizer("lookahead", model, base="Lion", k=3),
+        Lookahead(model.parameters(), "lion", k=3),
+        Lookahead(Cautious(model.parameters(), "lion"), k=3),
+    ):
+        inner: Any = optimizer
+        while isinstance(inner, (Lookahead, Cautious)):
+            inner = inner.base_optimizer
+        assert type(inner) is Lion
+    assert [group["adamw"] for group in create_optimizer("lookahead", model, base="psgd").param_groups] == [False, True]
+    with pytest.raises(TypeError, match=r"base must be .* got 'lio', and no optimizer is called 'lio'; .* 'lion'"):
+        Lookahead(model.parameters(), "lio")
+
+
+@pytest.mark.parametrize("name", list_optimizers())
+@pytest.mark.parametrize("mode", ["cautious", "foreach", "fused", "maximize", "capturable"])
+def test_what_is_supported_is_what_is_taken(name: str, mode: str) -> None:
+    info = optimizer_info(name)
+    if mode in info.supports:
+        create_optimizer(name, nn.Linear(2, 2), **{mode: True})
+    else:
+        with pytest.raises(ValueError, match=mode):
+            create_optimizer(name, nn.Linear(2, 2), **{mode: True})
