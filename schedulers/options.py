@@ -45,8 +45,8 @@ def named(function: Callable[_P, _R], further: Iterable[str] = ()) -> Callable[_
         return function(*args, **kwargs)
 
     # Made with the globals of the function, by which doctest tells the functions that are a module's own.
-    own = FunctionType(checked.__code__, function.__globals__, closure=checked.__closure__)  # type: ignore[attr-defined]
-    return update_wrapper(own, function)  # type: ignore[arg-type]
+    own = FunctionType(checked.__code__, function.__globals__, closure=checked.__closure__)
+    return update_wrapper(own, function)
 
 
 def with_named_options(cls: type[_T]) -> type[_T]:

@@ -50,7 +50,7 @@ class Resolved:
         try:
             return segment.curve(t - segment.begin)
         except OverflowError as error:
-            raise ValueError(f"at step {t:g} '{segment.phase}' leaves the range of floats") from error
+            raise ValueError(f"'{segment.phase}' is out of range: no float holds its value at step {t:g}") from error
 
     def array(self, total: int | None = None) -> np.ndarray[Any, np.dtype[np.float64]]:
         """The values of steps 0, 1, ..., as many as ``total`` says; default its own."""

@@ -355,7 +355,7 @@ class Schedule:
                 curve = phase.bind(value, begin, n, run)  # type: ignore[arg-type]
                 value = None if n is None else curve(n)
             except OverflowError as error:
-                raise ValueError(f"phase {number} ({phase}) leaves the range of floats within its {n} steps") from error
+                raise ValueError(f"phase {number} ({phase}) is out of range: no float holds its {n} steps") from error
             except ValueError as error:
                 raise ValueError(f"phase {number}: {error}" if len(self.phases) > 1 else str(error)) from error
             segments.append(Segment(begin, n, curve, phase))
