@@ -193,7 +193,7 @@ def test_the_learning_rates_that_won_are_shown(make):
 
 
 def test_readme_has_the_table_that_the_command_prints(make):
-    """The table in README is what `optzoo compare run --quick` prints: the same columns, and rows for the same things."""
+    """README shows what `optzoo compare run --quick` prints: the same columns, and a learning rate under each cell."""
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     block = readme.split("```text\n", 1)[1].split("```", 1)[0]
     study = make.study(HIT_10)

@@ -1,4 +1,4 @@
-"""The targets, checked by AlgoPerf's recipe, as `benchmarks/targets.py` measured them: 64 trials of each of four, 20 seeds."""
+"""The targets, checked by AlgoPerf's recipe by `benchmarks/targets.py`: 64 trials of each of four, 20 seeds."""
 
 import json
 from pathlib import Path
