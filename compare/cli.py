@@ -7,16 +7,17 @@ import argparse
 import functools
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from optzoo import __version__
 from optzoo.schedulers.cli import add_commands as add_schedule_commands
 
 from .encoding import encodable
-from .errors import UsageError
+from .errors import UsageError, nearest_names
 
 RUN_DESCRIPTION = """\
 Tune every optimizer on every problem by the same protocol, then measure it on seeds that tuning never saw: steps,
@@ -42,6 +43,16 @@ class Verb(NamedTuple):
     function: str
 
 
+class Parser(argparse.ArgumentParser):
+    """Says which command, option or choice may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        wrong = re.search(r"(?:invalid choice: '?|unrecognized arguments: )([^'\s=]+)", message)
+        known = {*self._option_string_actions, *(choice for action in self._actions for choice in action.choices or ())}
+        nearest = nearest_names(wrong[1], known) if wrong else []
+        super().error(f"{message}; did you mean {' or '.join(nearest)}?" if nearest else message)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status: 0, 1 if a run failed, 2 for a request that cannot be run."""
     with encodable(sys.stdout, sys.stderr):
@@ -50,7 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(argv: Sequence[str] | None) -> int:
     try:
-        arguments = _parser().parse_args(argv)
+        arguments, unknown = _parser().parse_known_args(argv)
+        if unknown:
+            arguments.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         status: int = arguments.command(arguments)
     except UsageError as error:
         print(f"optzoo: error: {error}", file=sys.stderr)
@@ -65,7 +78,7 @@ def _main(argv: Sequence[str] | None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="optzoo", description="PyTorch optimizers, compared.")
+    parser = Parser(prog="optzoo", description="PyTorch optimizers, compared.")
     parser.add_argument("--version", action="version", version=f"optzoo {__version__}")
     topics = parser.add_subparsers(title="commands", required=True, metavar="compare | schedule")
     _add_verbs(topics.add_parser("compare", help="compare optimizers on bundled problems"), COMPARE)
@@ -84,12 +97,12 @@ def _add_verbs(parser: argparse.ArgumentParser, verbs: dict[str, Verb]) -> None:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         verb.add_arguments(subparser)
-        subparser.set_defaults(command=functools.partial(_call, verb.function))
+        subparser.set_defaults(command=functools.partial(_call, verb.function), parser=subparser)
 
 
 def _call(path: str, arguments: argparse.Namespace) -> int:
     module, _, function = path.partition(":")
-    options = {name: value for name, value in vars(arguments).items() if name != "command"}
+    options = {name: value for name, value in vars(arguments).items() if name not in ("command", "parser")}
     status: int = getattr(importlib.import_module(module, __package__), function)(**options)
     return status
 

@@ -138,13 +138,14 @@ TRANSFORMATIONS = (
 def command(optimizers: Iterable[str] | None) -> int:
     """`optzoo compare invariances`: prints the card, a row as soon as it is measured."""
     names = [transformation.name for transformation in TRANSFORMATIONS]
-    print(f"{'':<12}" + "".join(f"{name:>18}" for name in names))
+    heading: str | None = f"{'':<12}" + "".join(f"{name:>18}" for name in names)
     row: list[Invariance] = []
     for cell in invariances(optimizers):
         row.append(cell)
         if len(row) == len(names):
             cells = "".join(f"{f'{cell.answer} ({cell.deviation:.0e})':>18}" for cell in row)
-            print(f"{cell.optimizer:<12}{cells}", flush=True)
+            print(*filter(None, (heading, f"{cell.optimizer:<12}{cells}")), sep="\n", flush=True)
+            heading = None
             row.clear()
     for transformation in TRANSFORMATIONS:
         print(f"{transformation.name}: {transformation.meaning}")

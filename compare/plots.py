@@ -81,7 +81,8 @@ def write_gif(race: Race, path: str | Path) -> None:
 
     figure, (axes,) = _panels(1, scale=1.5)
     _contours(axes, race)
-    looks, handles = styles([run.optimizer for run in race.tuned]), {}
+    looks = styles([run.optimizer for run in race.tuned])
+    handles: dict[str, Any] = {}
     lines = _lines(axes, _paths(race), race.coinciding("tuned"), looks, handles)
     _legend(figure, handles)
     title = axes.set_title("")
@@ -101,7 +102,8 @@ def write_gif(race: Race, path: str | Path) -> None:
 
 def _curves(comparison: Comparison) -> Any:
     """Median of the evaluation seeds, band from least to greatest, × where a run ended; the target is dashed."""
-    looks, handles = styles(comparison.optimizers), {}
+    looks = styles(comparison.optimizers)
+    handles: dict[str, Any] = {}
     problems = [p for p in comparison.problems if any(s.evaluations for s in _studies(comparison, p.name))]
     figure, panels = _panels(len(problems))
     alpha = min(0.14, 0.7 / len(comparison.optimizers))  # many bands over each other hide the lines
@@ -128,7 +130,8 @@ def _curves(comparison: Comparison) -> Any:
 
 def _rates(comparison: Comparison) -> Any:
     """Steps to the target over the learning rate; ● is the one chosen, ○ the default, at the top what misses."""
-    looks, handles = styles(comparison.optimizers), {}
+    looks = styles(comparison.optimizers)
+    handles: dict[str, Any] = {}
     found = {
         problem.name: [(study, figures.rates(study)) for study in _studies(comparison, problem.name)]
         for problem in comparison.problems
@@ -169,7 +172,8 @@ def _valley(hits: Sequence[float], top: float) -> list[float]:
 
 def _profile(comparison: Comparison) -> Any:
     """The share of problems solved within τ times the best optimizer's steps."""
-    looks, handles = styles(comparison.optimizers), {}
+    looks = styles(comparison.optimizers)
+    handles: dict[str, Any] = {}
     lines = figures.profiles(comparison)
     figure, panels = _panels(1 if lines else 0, scale=1.6)
     for axes in panels:
@@ -203,7 +207,8 @@ def _trajectories(comparison: Comparison) -> Any:
     """The points visited on functions of two variables, at the tuned learning rates."""
     from .race import races_of
 
-    looks, handles = styles(comparison.optimizers), {}
+    looks = styles(comparison.optimizers)
+    handles: dict[str, Any] = {}
     races = races_of(comparison)
     figure, panels = _panels(len(races), scale=1.5)
     for axes, race in zip(panels, races, strict=True):

@@ -27,7 +27,7 @@ def add_commands(topics: Any) -> None:
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    preview.set_defaults(command=_preview)
+    preview.set_defaults(command=_preview, parser=preview)
     preview.add_argument("spec", metavar="SPEC", help="a file, a JSON list, or a preset")
     preview.add_argument("--total", type=int, metavar="N", help="steps of the run, which fractions and the rest need")
     preview.add_argument("--show", type=int, metavar="N", help="steps to show of a schedule without end")

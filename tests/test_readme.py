@@ -23,7 +23,7 @@ COMMANDS = [
 ]
 COMPARE = [shlex.split(line)[1:] for line in COMMANDS if line.startswith("optzoo compare ")]
 COMPARE.append(["compare", "run", "--config", "compare.yaml"])  # of the text above that file
-QUICKER = ["--quick", "--seeds", "1", "--jobs", "1", "--no-timing"]
+QUICKER = ["--ruleset", "default", "--seeds", "1", "--jobs", "1", "--no-timing"]
 
 SCRIPTS = """
 import os, runpy, sys
@@ -124,7 +124,7 @@ def test_compare_commands_run(folder: Path) -> None:
         own = ",my_problems:sine" if "my_problems:sine" in " ".join(arguments) else ""
         commands.append([*arguments, "-p", f"bowl{own}", *QUICKER] if arguments[1] == "run" else arguments)
     assert {arguments[1] for arguments in commands} > {"run", "report", "plot", "race", "show", "sweep", "diff"}
-    run([sys.executable, "-c", RUN.format(commands)], folder, 300)
+    run([sys.executable, "-c", RUN.format(commands)], folder, 600)
     assert {path.name for path in folder.iterdir()} > {"profile.svg", "race.gif"}
     assert (folder / "runs" / "mine" / "report.html").exists()
 

@@ -162,7 +162,7 @@ def _curves(comparison: Comparison, problem: str) -> dict[str, Any]:
 
 
 def _rates(comparison: Comparison, problem: str) -> dict[str, Any]:
-    lines = {}
+    lines: dict[str, dict[str, Any]] = {}
     for study in comparison.studies:
         if study.problem == problem and len(rates := figures.rates(study)) > 1:
             columns = {name: [getattr(rate, name) for rate in rates] for name in ("lr", "hit", "final")}

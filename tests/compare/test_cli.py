@@ -90,6 +90,7 @@ def test_diff(folder, tmp_path, capsys):
         (["-o", ""], "nothing to compare"),
         (["-o", "adamw", "--ruleset", "serch"], "unknown ruleset 'serch'; did you mean 'search'?"),
         (["-o", "adamw", "--schedule", "linaer"], "unknown schedule 'linaer'; did you mean 'linear'"),
+        (["-o", "adamw", "--schedule", "foo"], "unknown schedule 'foo'; valid names: auto, constant, cosine, "),
         (["-o", "adamw", "--schedule", "wsd,warmup=9999"], "schedule 'wsd,warmup=9999' on "),
         (["-o", "adamw", "--seeds", "0"], "seeds must be at least 1, not 0"),
         (["-o", "adamw", "--jobs", "0"], "jobs must be at least 1, not 0"),
@@ -187,6 +188,34 @@ def test_bad_usage_is_status_2(arguments):
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["compair", "run"], "did you mean compare?"),
+        (["compare", "shwo"], "did you mean show"),
+        (["compare", "run", "--optimisers", "adamw"], "did you mean --optimizers"),
+        (["compare", "race", "bowl", "--outptu=a.gif"], "did you mean --output?"),
+        (["compare", "plot", "runs", "curvs"], "did you mean curves?"),
+        (["compare", "show", "runs", "--by", "stepz"], "did you mean steps?"),
+        (["schedule", "preview", "wsd", "--totl", "9"], "did you mean --total"),
+    ],
+)
+def test_a_typing_error_is_met_with_the_nearest_name(arguments, hint, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert hint in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", [["timing"], ["invariances"], ["race", "bowl"], ["sweep"]])
+def test_every_command_knows_the_nearest_optimizer(verb, capsys):
+    options = ["ademamx", "bowl"] if verb == ["sweep"] else ["-o", "ademamx"]
+    assert main(["compare", *verb, *options]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("optzoo: error: unknown optimizer 'ademamx'; did you mean 'ademamix'")
+    assert captured.out == ""
 
 
 def test_help_does_not_import_what_is_slow():
