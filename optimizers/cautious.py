@@ -230,7 +230,7 @@ class Cautious(OptimizerWrapper):
 _Start: TypeAlias = tuple[dict[str, Any], Tensor, Tensor, Tensor]
 """A group, a parameter of it that is about to move, its gradient, and a copy of it."""
 
-_DECOUPLED = (torch.optim.AdamW, torch.optim.Adafactor, torch.optim.Muon)
+_DECOUPLED = tuple(vars(torch.optim)[name] for name in ("AdamW", "Adafactor", "Muon") if hasattr(torch.optim, name))
 _COUPLED = (
     torch.optim.SGD,
     torch.optim.Adam,

@@ -6,8 +6,10 @@ torch 2.13 shares kernels between processes through Inductor's disk cache, and t
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import lru_cache
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -87,20 +89,34 @@ fused_rule = lru_cache(maxsize=None)(Fused)
 """One compilation serves every optimizer of a class with the same flags, for all shapes."""
 
 
+def _with_own_code(function: Callable[..., Any]) -> Callable[..., Any]:
+    """``function``, whose graphs no other function's calls can hit: torch keeps graphs with the code object."""
+
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    call.__code__ = call.__code__.replace()
+    return call
+
+
 def compiled(function: Callable[..., Any], dynamic: bool = True) -> Callable[..., Any]:
     """``function``, one graph for all shapes, or one for each.
 
     A call checks only its tensors: nothing else that the function sees may ever change.
     """
     compiler: Any = torch.compile  # whose annotations lack recompile_limit and isolate_recompiles
+    known = inspect.signature(compiler).parameters
+    newer = {name: value for name, value in (("recompile_limit", 64), ("isolate_recompiles", True)) if name in known}
+    keep = getattr(torch.compiler, "keep_tensor_guards_unsafe", None)
     graphs = compiler(
-        function,
+        function if "isolate_recompiles" in newer else _with_own_code(function),
         fullgraph=True,
         dynamic=dynamic,
-        recompile_limit=64,
-        isolate_recompiles=True,
-        options={"guard_filter_fn": torch.compiler.keep_tensor_guards_unsafe},
+        options=None if keep is None else {"guard_filter_fn": keep},
+        **newer,
     )
+    if "recompile_limit" not in newer:
+        graphs = import_module("torch._dynamo.config").patch(recompile_limit=64)(graphs)
 
     def call(*args: Any) -> Any:
         try:

@@ -40,7 +40,7 @@ def seeds(seed: int, indices: Sequence[int], step: int, stream: int = 0) -> Tens
 
 
 @torch.library.custom_op("optzoo::normal", mutates_args=())
-def _normal(seeds: Tensor, draw: int, shape: list[int], like: Tensor) -> Tensor:
+def _normal(seeds: Tensor, draw: int, shape: Sequence[int], like: Tensor) -> Tensor:
     """An operator, since torch.compile cannot look into generators."""
     rows = []
     for seed in seeds.tolist():
@@ -50,7 +50,7 @@ def _normal(seeds: Tensor, draw: int, shape: list[int], like: Tensor) -> Tensor:
 
 
 @_normal.register_fake
-def _(seeds: Tensor, draw: int, shape: list[int], like: Tensor) -> Tensor:
+def _(seeds: Tensor, draw: int, shape: Sequence[int], like: Tensor) -> Tensor:
     return like.new_empty(len(seeds), *shape)
 
 
