@@ -81,12 +81,22 @@ def fit(optimizer: Optimizer, incoming: Mapping[str, Any], adopting: bool) -> Fi
 
 
 def check_keys(owner: str, incoming: Mapping[str, Any]) -> None:
+    """ValueError for what is no state_dict of an optimizer."""
     if not {"state", "param_groups"} <= incoming.keys():
         found = [key for key in incoming if key != ADOPT]
         raise ValueError(
             f"{owner}.load_state_dict takes what state_dict() of an optimizer returned, with the keys 'state' and "
             f"'param_groups'; this has {', '.join(map(repr, found[:3]))}"
         )
+
+
+def check_sizes(owner: str, groups: Sequence[Mapping[str, Any]], incoming: Mapping[str, Any]) -> None:
+    """ValueError where the groups of a state_dict, if it is one, are not as large as ``groups``."""
+    check_keys(owner, incoming)
+    ours = [len(group["params"]) for group in groups]
+    theirs = [len(group.get("params", ())) for group in incoming["param_groups"]]
+    if ours != theirs:
+        raise ValueError(f"the groups of the checkpoint have {theirs} parameters, those of {owner} {ours}")
 
 
 def restore(optimizer: Optimizer, fitted: Mapping[str, Any]) -> None:
@@ -140,7 +150,7 @@ def is_of_another(optimizer: torch.optim.Optimizer, incoming: Mapping[str, Any])
     if OPTIMIZER in incoming:
         return bool(incoming[OPTIMIZER] != name)
     groups = list(zip(inner.param_groups, incoming.get("param_groups", ()), strict=False))
-    if any((option in saved) != (option in defaults) for option in _TELLING for _, saved in groups):
+    if not all(_related(defaults, saved) for _, saved in groups):
         return True
     variants: frozenset[str] = getattr(inner, "variants", frozenset())
     if not any(_OURS_ONLY in saved for _, saved in groups):
@@ -149,6 +159,12 @@ def is_of_another(optimizer: torch.optim.Optimizer, incoming: Mapping[str, Any])
     return bool(_options_of_others(inner) & {option for _, saved in groups for option in saved}) or _differ(
         groups, variants - _SHARED_WITH_TORCH
     )
+
+
+def _related(ours: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
+    """Whether options are of one update rule."""
+    kinds = [[type(group.get(name)) in (tuple, list) for name in _TELLING] for group in (ours, saved)]
+    return kinds[0] == kinds[1] and all((name in ours) == (name in saved) for name in _TELLING)
 
 
 def _differ(groups: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], options: Iterable[str]) -> bool:
@@ -181,7 +197,7 @@ class _Reader:
         self.optimizer, self.incoming, self.adopting = optimizer, incoming, adopting
         self.another = is_of_another(optimizer, incoming)
         groups = incoming["param_groups"]
-        self.related = all((name in saved) == (name in optimizer.defaults) for name in _TELLING for saved in groups)
+        self.related = all(_related(optimizer.defaults, saved) for saved in groups)
         held = optimizer.variants if OPTIMIZER in incoming else optimizer.variants - _SHARED_WITH_TORCH
         self.held = optimizer.own_options | (held if self.another else set())
         self.names = _state_of(type(optimizer))
@@ -219,7 +235,7 @@ class _Reader:
         missing = [name for name in ("step", *names) if name not in saved and name not in optimizer.recoverable]
         if missing:
             raise ValueError(
-                f"{type(optimizer).__name__} needs {missing[0]!r} for {describe(group, index)}, where the checkpoint "
+                f"{type(optimizer).__name__} needs {missing[0]!r} for {describe(group, index)}, where "
                 f"{self._writer()} has {', '.join(map(repr, saved))}. Load it into the optimizer that wrote it, or "
                 f"start afresh; adopt(optimizer, source) takes over from those that keep {missing[0]!r}"
             )
@@ -234,8 +250,8 @@ class _Reader:
         return {**state, **kept}
 
     def _writer(self) -> str:
-        writer = self.incoming.get(OPTIMIZER)
-        return f"of {writer}" if writer else "of another optimizer" if self.another else "of this optimizer"
+        writer = self.incoming.get(OPTIMIZER, "another optimizer" if self.another else "")
+        return f"the checkpoint of {writer}" if writer else "the checkpoint"
 
     def warning(self, fitted: Sequence[Mapping[str, Any]]) -> str:
         """What the file of another optimizer says that does not hold, and what does."""
@@ -251,14 +267,14 @@ class _Reader:
                     holds.setdefault(name, f"{name}={now[name]!r}")
                 elif not _same(now[name], ours[name]):
                     taken.setdefault(name, f"{name}={now[name]!r}")
-        parts = [f"{type(self.optimizer).__name__}: the checkpoint is {self._writer()}"]
+        text = f"{type(self.optimizer).__name__} loads {self._writer()}"
         if says:
-            parts.append(f"it says {', '.join(says.values())}, and {', '.join(holds.values())} stays")
+            text += f", which says {', '.join(says.values())}; kept: {', '.join(holds.values())}"
         if taken:
-            parts.append(f"{', '.join(taken.values())} is taken from it")
+            text += f"; taken from it: {', '.join(taken.values())}"
         return (
-            f"{'; '.join(parts)}. optzoo.optimizers.adopt(optimizer, state_dict) takes moments and step counts alone "
-            "and keeps every option as constructed"
+            f"{text}. optzoo.optimizers.adopt(optimizer, state_dict) takes moments and step counts alone and keeps "
+            "every option as constructed"
         )
 
 

@@ -302,12 +302,11 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
         state_dict, asked = dict(state_dict), checkpoints.ADOPT in state_dict
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = pre_hook(self, state_dict) or state_dict
-        self._check_layout(state_dict)
+        checkpoints.check_sizes(type(self).__name__, self.param_groups, state_dict)
         adopting = asked or checkpoints.ADOPT in state_dict
-        pairs = list(zip(self.param_groups, state_dict["param_groups"], strict=True))
         options = [
-            {key: group[key] for key in self._keys()} if adopting else self._checked(self.load_options(group, saved))
-            for group, saved in pairs
+            self._checked(self.load_options(group, {} if adopting else saved))
+            for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True)
         ]
         own = self._own_state(state_dict)
         before = self.state, self.param_groups
@@ -326,14 +325,6 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
     def load_options(self, group: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
         """The wrapper's options out of a saved group; ours where it has none, as in a checkpoint of the base alone."""
         return {key: saved.get(key, 0 if key in self.counters else group[key]) for key in self._keys()}
-
-    def _check_layout(self, state_dict: Mapping[str, Any]) -> None:
-        owner = type(self).__name__
-        checkpoints.check_keys(owner, state_dict)
-        ours = [len(group["params"]) for group in self.param_groups]
-        theirs = [len(group.get("params", ())) for group in state_dict["param_groups"]]
-        if ours != theirs:
-            raise ValueError(f"the groups of the checkpoint have {theirs} parameters, those of {owner} {ours}")
 
     def _own_state(self, state_dict: Mapping[str, Any]) -> list[tuple[Tensor, str, Tensor]]:
         """The wrapper's tensors in a checkpoint, each with the parameter it belongs to."""
