@@ -160,7 +160,7 @@ def _error(report: Callable[..., NoReturn], message: str, *args: Any, **kwargs: 
 def _hint(name: str) -> str:
     """The optimizer or scheduler, of this library or else of torch, that may be meant; nothing where none is near."""
     ours = {optimizer_info(known).optimizer_class.__name__ for known in list_optimizers()}
-    schedules = {cls.__name__ for cls in (Scheduler, *presets.Preset.__subclasses__())}
+    schedules = {"Scheduler", *(cls.__name__ for cls in presets.Preset.__subclasses__())}
     classes = {c.lower(): c for c in (*torch.optim.lr_scheduler.__all__, *torch.optim.__all__, *ours, *schedules)}
     near = difflib.get_close_matches(name.lower(), classes, n=1)
     return f"\nThere is no {name!r}; did you mean {classes[near[0]]!r}?" if near else ""
