@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from optzoo.schedulers.unwrapping import unwrapped
+
 from .core import Optimizer
 
 
@@ -36,5 +38,6 @@ def adopt(optimizer: Optimizer, source: torch.optim.Optimizer | Mapping[str, Any
     >>> after.state[model.bias]["step"], after.param_groups[0]["schedule_start"], after.param_groups[0]["lr"]
     (tensor(3.), 3, 0.0003)
     """
+    source = unwrapped(source)
     saved = source.state_dict() if isinstance(source, torch.optim.Optimizer) else source
-    optimizer._load(copy.deepcopy(dict(saved)), adopting=True)
+    unwrapped(optimizer)._load(copy.deepcopy(dict(saved)), adopting=True)

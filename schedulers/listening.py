@@ -27,13 +27,3 @@ class Listener:
         elif scheduler.clock == "optimizer":  # out of the graph, which would else be made anew for every value
             disable: Any = torch.compiler.disable
             disable(scheduler.optimizer_stepped)(optimizer)
-
-
-def with_hooks(optimizer: Any) -> Any:
-    """The optimizer whose hooks tell of its steps, or None.
-
-    Accelerate's is made without torch's constructor and has none; that which it holds is asked instead.
-    """
-    while optimizer is not None and not hasattr(optimizer, "_optimizer_step_post_hooks"):
-        optimizer = getattr(optimizer, "optimizer", None)
-    return optimizer

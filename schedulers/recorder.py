@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from . import recording
-from .listening import with_hooks
 from .recording import NORMS, Recording
+from .unwrapping import unwrapped
 
 _Item = TypeVar("_Item")
 _FLUSH = 64  # so many records wait on the device: reading them stops the host until the device is done
@@ -63,8 +63,8 @@ class GradNormRecorder:
         max_points: int = 20_000,
     ) -> None:
         owner = type(self).__name__
-        stepping = with_hooks(optimizer)
-        if stepping is None:
+        stepping = unwrapped(optimizer)
+        if not hasattr(stepping, "_optimizer_step_post_hooks"):
             raise TypeError(f"{owner}: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
         names = (norms,) if isinstance(norms, str) else tuple(norms)
         if not names or not set(names) <= set(NORMS):

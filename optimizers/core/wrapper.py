@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optzoo.schedulers.unwrapping import unwrapped
+
 from .checkpoints import like
 from .eager import EagerFrame, eager
 from .hooks import Within, hooked
@@ -69,6 +71,11 @@ class OptimizerWrapper(Reporting, torch.optim.Optimizer):
         given: list[Any] = []
         if isinstance(params, torch.optim.Optimizer):
             optimizer = params
+            if unwrapped(params) is not params:
+                raise TypeError(
+                    f"{type(self).__name__} around {type(params).__name__}: make it of the optimizer itself, "
+                    f"{type(self).__name__}(optimizer), and let the framework prepare that"
+                )
             for extra in ["base"] * (base is not None) + sorted(base_options):
                 raise TypeError(
                     f"{type(self).__name__}: {extra} is for making an optimizer of parameters, and "
