@@ -15,6 +15,7 @@ from optzoo.optimizers.core.buckets import sharding
 from optzoo.optimizers.core.eager import eager
 from optzoo.optimizers.core.reductions import gathered
 from optzoo.optimizers.core.reports import Reported, Reporter, Reporting
+from optzoo.optimizers.core.rule import working_dtype
 from optzoo.optimizers.core.scalars import precise
 
 from ._measure import Row, Sketch, dots, home_of, over_ranks, part_of, sent, square_sums
@@ -123,7 +124,7 @@ class Watch:
         self._start = _Start(
             params,
             weight,
-            None if low_memory or not self._updates else [t.clone() for t in local],
+            None if low_memory or not self._updates else [t.to(working_dtype(t.dtype), copy=True) for t in local],
             Sketch(params) if low_memory and self._updates else None,
         )
         if isinstance(self.optimizer, Reporting) and "optimizer" in self.settings.quantities:
@@ -228,7 +229,7 @@ class Watch:
             columns["grad"] = before.squares
         if start.copies is None:
             return columns
-        torch._foreach_sub_(start.copies, [part_of(p, p) for p in params])  # θ - θ', in the copy's memory
+        torch._foreach_sub_(start.copies, [part_of(p, p) for p in params])  # θ - θ', in the copy's memory and precision
         columns["update"] = square_sums([(step,) for step in start.copies], home)
         if "dot" in wanted:
             momenta = [_momentum(self.optimizer.state.get(p, {}), p) for p in params]

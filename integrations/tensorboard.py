@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import chain, count
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor
+
+from optzoo.unwrapping import unwrapped
 
 from ._names import Names
 from .update_norms import UpdateNorms
@@ -14,8 +18,13 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 
+_logs: WeakSet[UpdateNormLog] = WeakSet()
+
+
 class UpdateNormLog(UpdateNorms):
     """What :func:`log_update_norms` returns."""
+
+    writer: Any = None
 
     def before_clipping(self) -> None:
         """Call it when the gradients are complete and not clipped yet, for ``grad_norm``; free on most steps.
@@ -37,6 +46,7 @@ def log_update_norms(
     names: Names | None = None,
     *,
     initial_step: int = 0,
+    prefix: str | None = None,
     **settings: Any,
 ) -> UpdateNormLog:
     """Write to TensorBoard how far each step of an optimizer moves the parameters.
@@ -45,7 +55,7 @@ def log_update_norms(
     ``before_clipping()`` of what this returns between ``backward()`` and clipping.
 
     Args:
-        optimizer: any; a wrapper outermost.
+        optimizer: any; a wrapper outermost. One that Accelerate or Lightning has prepared too.
         writer: a ``torch.utils.tensorboard.SummaryWriter``, or what has its ``add_scalar`` and ``add_histogram``, such
             as tensorboardX's. Where ranks share the parameters all of them must measure; give those that do not write
             None.
@@ -53,11 +63,14 @@ def log_update_norms(
         names: the model, its ``named_parameters()``, or a dict. Default None: the names the optimizer was made with,
             else group and position, ``pg1.0``.
         initial_step: steps made before, where a run is resumed. Default 0.
+        prefix: what every tag begins with, such as ``"generator/"``. Default None: none for the first log on a writer,
+            then the optimizer's class with a number: ``AdamW-1/``.
         **settings: the other arguments of :class:`optzoo.integrations.update_norms.UpdateNorms`, which says what is
             logged.
 
     Raises:
-        ValueError: an argument out of its range, named with its value; a pattern that matches nothing.
+        ValueError: an argument out of its range, named with its value; a pattern that matches nothing; a prefix that
+            another log on the same writer has.
         TypeError: a writer that has no ``add_scalar``; an unknown argument.
 
     >>> import tempfile, torch
@@ -75,7 +88,7 @@ def log_update_norms(
             f"log_update_norms: writer must be a torch.utils.tensorboard.SummaryWriter, got {type(writer).__name__}; "
             "it comes with pip install 'optzoo[tensorboard]'"
         )
-    norms = UpdateNormLog(every_n_steps, **settings)
+    norms = UpdateNormLog(every_n_steps, prefix=_prefix(prefix, optimizer, writer), **settings)
     untyped: Any = writer
 
     def write(scalars: dict[str, float], histograms: dict[str, Tensor], step: int) -> None:
@@ -87,4 +100,20 @@ def log_update_norms(
             untyped.add_histogram(key, values, step)
 
     norms.watch([optimizer], names, write, at_step=True, steps={"": initial_step})
+    norms.writer = writer
+    _logs.add(norms)
     return norms
+
+
+def _prefix(given: str | None, optimizer: torch.optim.Optimizer, writer: SummaryWriter | None) -> str:
+    """The prefix given, or one that no other log on the writer has: their tags would else be the same."""
+    taken = {log.prefix for log in _logs if writer is not None and log.writer is writer and log._watches}
+    if given is not None:
+        if given in taken:
+            raise ValueError(
+                f"log_update_norms: prefix={given!r} is that of another log on this writer, and both would write "
+                "update_norm/total; give each its own, or remove() the other first"
+            )
+        return given
+    name = type(unwrapped(optimizer)).__name__
+    return next(prefix for prefix in chain([""], (f"{name}-{i}/" for i in count(1))) if prefix not in taken)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from optzoo.optimizers.core.options import Rule, one_of, optional, validate
+from optzoo.unwrapping import unwrapped
 
 from ._names import Names, group_names, parameter_names, prefixes
 from ._watch import Watch, Write
@@ -42,6 +43,7 @@ _RULES: Mapping[str, Rule] = {
         Rule(lambda x: isinstance(x, tuple) and len(x) == 2 and 0 <= x[0] < x[1], "two numbers (low, high), low < high")
     ),
     "ratio_patience": _COUNT,
+    "prefix": Rule(lambda x: isinstance(x, str), "a text such as 'generator/'"),
 }
 
 
@@ -65,9 +67,9 @@ class UpdateNorms:
     A parameter without gradient counts, with a gradient of 0. Sharded parameters (DTensor) are measured whole: all
     ranks must log at the same steps. Numbers are of float32 or better.
 
-    Steps that are not logged cost a comparison. One that is takes a copy of the trainable parameters while it lasts, a
-    pass over them per quantity, and waits for the device once. A compiled ``optimizer.step`` calls its hooks outside of
-    the graph, so leave out ``fullgraph=True`` there.
+    Steps that are not logged cost a comparison. One that is takes a copy of the trainable parameters while it lasts, in
+    float32 where they are of less, a pass over them per quantity, and waits for the device once. A compiled
+    ``optimizer.step`` calls its hooks outside of the graph, so leave out ``fullgraph=True`` there.
 
     Args:
         every_n_steps: N >= 1, steps the optimizer made. Those a GradScaler skips do not count, unless the optimizer
@@ -85,6 +87,8 @@ class UpdateNorms:
         ratio_band: (low, high): warn, once by name, of what has an ``update_ratio`` outside of it at
             ``ratio_patience`` logged steps running. Default None: do not.
         ratio_patience: M >= 1 of that. Default 3.
+        prefix: what every key begins with, such as ``"generator/"``, to keep apart what several of these write to one
+            place: ``total`` and ``lr`` they have in common. Default none.
 
     Raises:
         ValueError: an argument out of its range, named with its value; at the start of training, a pattern that
@@ -102,6 +106,7 @@ class UpdateNorms:
         low_memory: bool = False,
         ratio_band: tuple[float, float] | None = None,
         ratio_patience: int = 3,
+        prefix: str = "",
     ) -> None:
         given: dict[str, Any] = {name: value for name, value in locals().items() if name in _RULES}
         owner = type(self).__name__
@@ -110,7 +115,7 @@ class UpdateNorms:
         self.quantities: tuple[str, ...] = given["quantities"]
         self.histogram, self.low_memory = histogram, low_memory
         self.ratio_band: tuple[float, float] | None = given["ratio_band"]
-        self.ratio_patience = ratio_patience
+        self.ratio_patience, self.prefix = ratio_patience, prefix
         self.explicit = self.quantities != QUANTITIES
         if low_memory and (histogram or (self.explicit and "update_momentum_cos" in self.quantities)):
             wanted = "histogram=True" if histogram else "'update_momentum_cos'"
@@ -136,9 +141,18 @@ class UpdateNorms:
         Raises ValueError, and watches nothing, if ``include`` matches none of their parameters.
         """
         self.unwatch()
+        optimizers = [unwrapped(optimizer) for optimizer in optimizers]
         names = names if names is None or isinstance(names, nn.Module) else dict(names)
+
+        def prefixed(scalars: dict[str, float], histograms: dict[str, Tensor], step: int) -> None:
+            write(
+                {f"{self.prefix}{key}": value for key, value in scalars.items()},
+                {f"{self.prefix}{key}": values for key, values in histograms.items()},
+                step,
+            )
+
         watches = [
-            Watch(optimizer, self, partial(self.labels, optimizer, names), write, prefix)
+            Watch(optimizer, self, partial(self.labels, optimizer, names), prefixed, prefix)
             for optimizer, prefix in zip(optimizers, prefixes(optimizers), strict=True)
         ]
         if self.include is not None and self.per != "total":
@@ -161,6 +175,7 @@ class UpdateNorms:
 
     def watching(self, optimizer: torch.optim.Optimizer) -> Watch | None:
         """The watch over this optimizer."""
+        optimizer = unwrapped(optimizer)
         return next((watch for watch in self._watches if watch.optimizer is optimizer), None)
 
     def includes(self, label: str) -> bool:

@@ -13,7 +13,7 @@ from .dog import DoG, LDoG
 from .grams import Grams
 from .groups import param_groups
 from .lion import Lion
-from .lookahead import Lookahead
+from .lookahead import Lookahead, slow_weights
 from .psgd import PSGD, PSGDLRA, PSGDDense, PSGDNewton, psgd_groups
 from .registry import OptimizerInfo, create_optimizer, list_optimizers, optimizer_info
 
@@ -49,4 +49,5 @@ __all__ = [
     "polynomial_decay_avg_fn",
     "polynomial_decay_multi_avg_fn",
     "psgd_groups",
+    "slow_weights",
 ]

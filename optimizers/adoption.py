@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch.utils.hooks import RemovableHandle
 
+from optzoo.unwrapping import unwrapped
+
 from .core import Optimizer, checkpoints
 from .core.wrapper import OptimizerWrapper
 
@@ -41,9 +43,9 @@ def adopt(optimizer: Optimizer | OptimizerWrapper, source: torch.optim.Optimizer
     >>> after.state[model.bias]["step"], after.param_groups[0]["schedule_start"], after.param_groups[0]["lr"]
     (tensor(3.), 3, 0.0003)
     """
-    _check(optimizer, "adopt")
+    target, source = _checked(optimizer, "adopt"), unwrapped(source)
     saved = source.state_dict() if isinstance(source, torch.optim.Optimizer) else source
-    optimizer.load_state_dict({**saved, checkpoints.ADOPT: True})
+    target.load_state_dict({**saved, checkpoints.ADOPT: True})
 
 
 def adopt_on_load(optimizer: Optimizer | OptimizerWrapper) -> RemovableHandle:
@@ -73,18 +75,20 @@ def adopt_on_load(optimizer: Optimizer | OptimizerWrapper) -> RemovableHandle:
     >>> after.load_state_dict(before.state_dict()); after.param_groups[0]["lr"]
     0.0003
     """
-    _check(optimizer, "adopt_on_load")
+    target = _checked(optimizer, "adopt_on_load")
 
     def hook(loading: torch.optim.Optimizer, state_dict: dict[str, Any]) -> dict[str, Any] | None:
         another = checkpoints.is_of_another(loading, state_dict)
         return {**state_dict, checkpoints.ADOPT: True} if another else None
 
-    return optimizer.register_load_state_dict_pre_hook(hook)
+    return target.register_load_state_dict_pre_hook(hook)
 
 
-def _check(optimizer: Any, action: str) -> None:
+def _checked(optimizer: Any, action: str) -> Optimizer | OptimizerWrapper:
+    optimizer = unwrapped(optimizer)
     if not isinstance(optimizer, (Optimizer, OptimizerWrapper)):
         raise TypeError(
             f"{action}: optimizer must be one of optzoo's, got {type(optimizer).__name__}; others take every option "
             "from what they load"
         )
+    return optimizer

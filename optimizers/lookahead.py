@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
+
+from optzoo.unwrapping import unwrapped
 
 from .adam import AdamW
 from .core.buckets import cut, default_piece, local
@@ -288,6 +290,31 @@ class Lookahead(OptimizerWrapper):
                 f"Lookahead: {action} within slow_weights(), where the parameters hold the slow weights; leave the "
                 "with block first"
             )
+
+
+def slow_weights(optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
+    """:meth:`Lookahead.slow_weights` of what a framework made of an optimizer: ``with slow_weights(prepared): ...``.
+
+    For what ``accelerator.prepare(lookahead)``, Lightning's ``self.optimizers()`` and ``fabric.setup`` return, which do
+    not hand the method on; a :class:`Lookahead` itself does too.
+
+    Raises:
+        TypeError: there is no Lookahead in it.
+
+    >>> w = torch.nn.Parameter(torch.tensor([8.0]))
+    >>> optimizer = Lookahead([w], torch.optim.SGD, lr=1.0, k=2)
+    >>> w.grad = torch.ones(1)
+    >>> optimizer.step()
+    >>> with slow_weights(optimizer):
+    ...     w.item()
+    8.0
+    """
+    inner = unwrapped(optimizer)
+    if not isinstance(inner, Lookahead):
+        raise TypeError(
+            f"slow_weights takes a Lookahead, as it is or prepared by a framework; got {type(inner).__name__}"
+        )
+    return inner.slow_weights()
 
 
 def _start(p: Tensor) -> Tensor:

@@ -128,7 +128,7 @@ def batch_scaling(
         raise ValueError(f"batch_scaling: rule must be 'linear', 'sqrt' or None, got {rule!r}")
     if betas is not None and betas not in MEMORIES:
         raise ValueError(f"batch_scaling: betas must be {', '.join(map(repr, MEMORIES))} or None, got {betas!r}")
-    given = optimizer_or_settings
+    given = unwrapped(optimizer_or_settings)
 
     def scaled(options: Mapping[str, Any], group: int | None = None) -> _Scaled:
         chosen = rule or next((found for option, found in _RULE_BY_OPTION.items() if option in options), None)

@@ -10,6 +10,8 @@ import torch
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from optzoo.unwrapping import unwrapped
+
 if TYPE_CHECKING:
     from .scheduler import Scheduler
 
@@ -40,16 +42,6 @@ class Listener:
 
 def self_counting(optimizer: Any) -> list[Scheduler]:
     """The schedulers that count by this optimizer's steps."""
-    hooks = getattr(with_hooks(optimizer), "_optimizer_step_post_hooks", {}).values()
+    hooks = getattr(unwrapped(optimizer), "_optimizer_step_post_hooks", {}).values()
     kept = [hook._kept for hook in hooks if isinstance(hook, Listener)]
     return [scheduler for scheduler in kept if scheduler is not None]
-
-
-def with_hooks(optimizer: Any) -> Any:
-    """The optimizer whose hooks tell of its steps, or None.
-
-    Accelerate's is made without torch's constructor and has none; that which it holds is asked instead.
-    """
-    while optimizer is not None and not hasattr(optimizer, "_optimizer_step_post_hooks"):
-        optimizer = getattr(optimizer, "optimizer", None)
-    return optimizer

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from optzoo.unwrapping import unwrapped
+
 from . import recording
-from .listening import with_hooks
 from .recording import NORMS, Recording
 
 _Item = TypeVar("_Item")
@@ -63,8 +64,8 @@ class GradNormRecorder:
         max_points: int = 20_000,
     ) -> None:
         owner = type(self).__name__
-        stepping = with_hooks(optimizer)
-        if stepping is None:
+        stepping = unwrapped(optimizer)
+        if not hasattr(stepping, "_optimizer_step_post_hooks"):
             raise TypeError(f"{owner}: optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
         names = (norms,) if isinstance(norms, str) else tuple(norms)
         if not names or not set(names) <= set(NORMS):

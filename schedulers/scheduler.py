@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from optzoo.unwrapping import unwrapped
+
 from . import others as beside
 from .lengths import Run, checked_total
-from .listening import Listener, with_hooks
+from .listening import Listener
 from .options import named
 from .resolved import Resolved
 from .restoring import restore, state_of
@@ -129,7 +131,7 @@ class Scheduler(LRScheduler):
                 f"last_epoch={last_epoch} goes on with a run, whose groups have 'initial_lr'; load the optimizer's "
                 "state first, or leave last_epoch=-1 and load the scheduler's"
             )
-        if clock == "optimizer" and with_hooks(optimizer) is None:
+        if clock == "optimizer" and not hasattr(unwrapped(optimizer), "_optimizer_step_post_hooks"):
             raise ValueError(
                 f"{type(optimizer).__name__} has no step hooks, by which clock='optimizer' counts; leave clock='calls' "
                 "and call step() after optimizer.step()"
@@ -175,8 +177,8 @@ class Scheduler(LRScheduler):
     def _listen(self) -> None:
         """Hear of the optimizer's steps: of all if they are the clock, else up to the first call of step()."""
         self._heard, self._hook = 0, None
-        optimizer = with_hooks(self.optimizer)
-        if self.clock in ("optimizer", "calls") and optimizer is not None:
+        optimizer = unwrapped(self.optimizer)
+        if self.clock in ("optimizer", "calls") and hasattr(optimizer, "_optimizer_step_post_hooks"):
             self._hook = Listener(self, optimizer).handle
 
     def remove(self) -> None:

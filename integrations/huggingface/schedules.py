@@ -7,6 +7,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 from optzoo.schedulers import Schedule, Scheduler, read_schedule
+from optzoo.unwrapping import unwrapped
 
 
 class ScheduleMixin:
@@ -58,8 +59,7 @@ class ScheduleMixin:
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> Any:
         """As in Trainer, which calls it when the model is prepared and the number of steps known."""
         if self.lr_scheduler is None:
-            made: Any = self.optimizer if optimizer is None else optimizer
-            inner = getattr(made, "optimizer", made)  # Accelerate's wrapper has no step hooks
+            inner = unwrapped(self.optimizer if optimizer is None else optimizer)
             self.lr_scheduler = Scheduler(
                 inner, self._schedule, num_training_steps, tracks=self._tracks, clock="optimizer"
             )

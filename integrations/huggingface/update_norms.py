@@ -31,14 +31,11 @@ class UpdateNormCallback(UpdateNorms, TrainerCallback):
     ) -> None:
         self._trainer = _calling_trainer()
         self._measured: list[tuple[dict[str, float], dict[str, Tensor]]] = []
-        optimizer = kwargs["optimizer"]
-        while hasattr(optimizer, "optimizer"):  # Accelerate's
-            optimizer = optimizer.optimizer
 
         def write(scalars: dict[str, float], histograms: dict[str, Tensor], _: int) -> None:
             self._measured.append((scalars, histograms))
 
-        self.watch([optimizer], kwargs["model"], write, at_step=False, steps={"": state.global_step})
+        self.watch([kwargs["optimizer"]], kwargs["model"], write, at_step=False, steps={"": state.global_step})
         self._see_clipping(self._trainer.accelerator)
 
     def on_pre_optimizer_step(

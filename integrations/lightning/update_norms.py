@@ -42,7 +42,8 @@ class UpdateNormMonitor(UpdateNorms, pl.Callback):
     @property
     def state_key(self) -> str:
         """Several monitors of one Trainer are told apart by what they log."""
-        return self._generate_state_key(every_n_steps=self.every_n_steps, per=self.per, include=self.include)
+        prefix = {"prefix": self.prefix} if self.prefix else {}  # without one, the key of older checkpoints
+        return self._generate_state_key(every_n_steps=self.every_n_steps, per=self.per, include=self.include, **prefix)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if isinstance(trainer.strategy, (FSDPStrategy, DeepSpeedStrategy)):

@@ -39,8 +39,9 @@ def hooked(step: Callable[..., Any]) -> Any:
         if hooks is None:
             return own_step(*args, **kwargs)
         pre_hooks, post_hooks = hooks
-        if len(args) == 1 and takes_closure:  # by name, so that a hook may replace it
-            args, kwargs = (), {"closure": args[0], **kwargs}
+        if takes_closure and args:  # by name, so that a hook may replace it
+            closure, *rest = args
+            args, kwargs = tuple(rest), {"closure": closure, **kwargs}
         if kwargs.get("closure", self) is None:
             del kwargs["closure"]
         given: tuple[Any, ...] = (self, *args)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
+from optzoo.unwrapping import unwrapped
+
 from . import checkpoints
 from .eager import EagerFrame, eager
 from .first_step import FirstStep
@@ -70,6 +72,11 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
         given: list[Any] = []
         if isinstance(params, torch.optim.Optimizer):
             optimizer = params
+            if unwrapped(params) is not params:
+                raise TypeError(
+                    f"{type(self).__name__} around {type(params).__name__}: make it of the optimizer itself, "
+                    f"{type(self).__name__}(optimizer), and let the framework prepare that"
+                )
             for extra in ["base"] * (base is not None) + sorted(base_options):
                 raise TypeError(
                     f"{type(self).__name__}: {extra} is for making an optimizer of parameters, and "

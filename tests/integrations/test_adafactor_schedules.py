@@ -79,8 +79,6 @@ def test_lightnings_command_line() -> None:
 
 def test_an_optimizer_without_lr_is_refused_with_the_cure() -> None:
     optimizer = TransformersAdafactor([nn.Parameter(torch.zeros(3))])
-    with pytest.raises(
-        ValueError, match=r"group 0 has no lr to schedule, .*transformers' also relative_step"
-    ):
+    with pytest.raises(ValueError, match=r"group 0 has no lr to schedule, .*transformers' also relative_step"):
         Linear(optimizer, total=3)
     assert optimizer.param_groups[0].keys().isdisjoint({"initial_lr"})
