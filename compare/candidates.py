@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import importlib
 import importlib.metadata
 import inspect
 import math
@@ -17,6 +16,10 @@ from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer
+
+from optzoo.optimizers import list_optimizers, optimizer_info
+from optzoo.optimizers.plugins import import_path, is_optimizer, is_path
+from optzoo.optimizers.registry import failed_plugins
 
 from .errors import UsageError, unknown_name
 
@@ -91,15 +94,13 @@ def is_importable(thing: Any) -> bool:
 
 def registered() -> list[str]:
     """The names of all optimizers in optzoo's registry."""
-    from optzoo.optimizers import list_optimizers
-
     return list_optimizers()
 
 
 def get_candidate(
     optimizer: str | Factory, name: str | None = None, options: Mapping[str, Any] | None = None
 ) -> Candidate:
-    """The candidate of a registry name, a baseline, a "module:Class" path, a class, or a function of (parameters, lr).
+    """The candidate of a registry name, a baseline, an import path, a class, or a function of (parameters, lr).
 
     Args:
         optimizer: What makes the optimizer.
@@ -113,7 +114,11 @@ def get_candidate(
         path, fixed = BASELINES[optimizer]
         return get_candidate(path, name or optimizer, {**fixed, **(options or {})})
     source = optimizer if isinstance(optimizer, str) else _path(optimizer)
+    if isinstance(source, str) and is_path(source) and ":" not in source:
+        source = ":".join(source.rsplit(".", 1))  # jsonargparse's and Lightning's spelling
     factory = _factory(source)
+    if isinstance(source, str) and not is_path(source) and not factory.__module__.startswith("optzoo."):
+        name, source = name or source, _path(factory)  # a plugin, which a worker process may not know by name
     known = options_of(source)
     for option in options or {}:
         if option not in known and inspect.Parameter.VAR_KEYWORD not in known.values():
@@ -121,7 +126,7 @@ def get_candidate(
     given = (options or {}).get("lr", known.get("lr"))
     if given is inspect.Parameter.empty and not isinstance(factory, type):
         given = CENTRE
-    default_lr = (_tuning_lr(source) if given is None or "lr" not in (options or {}) else None) or given
+    default_lr = (_tuning_lr(factory) if given is None or "lr" not in (options or {}) else None) or given
     name = name or (source if isinstance(source, str) else factory.__name__)
     if not (isinstance(default_lr, int | float) and 0 < default_lr < math.inf):
         raise UsageError(f"optimizer {name!r} has no positive default for lr, which would be the centre of its grid")
@@ -160,9 +165,7 @@ def get_candidates(
 @functools.cache
 def options_of(source: str | Factory) -> dict[str, Any]:
     """The options of an optimizer's constructor with their defaults; a wrapper's include those of what it wraps."""
-    if isinstance(source, str) and ":" not in source:
-        from optzoo.optimizers import optimizer_info
-
+    if isinstance(source, str) and not is_path(source):
         return optimizer_info(source).defaults
     try:
         parameters = list(inspect.signature(_factory(source)).parameters.values())[1:]
@@ -183,16 +186,12 @@ def _from_entry(name: str | None, entry: Any) -> Candidate:
     path = entry.get("class_path")
     if not isinstance(path, str):
         raise UsageError(f"optimizer {name!r} needs a class_path, such as torch.optim.SGD")
-    if "." in path and ":" not in path:
-        path = ":".join(path.rsplit(".", 1))  # jsonargparse's and Lightning's spelling
     return get_candidate(path, name, entry.get("init_args") or {})
 
 
-def _tuning_lr(source: str | Factory) -> float | None:
+def _tuning_lr(factory: Factory) -> float | None:
     """The lr to begin tuning at, where the registry knows one."""
-    from optzoo.optimizers import optimizer_info
-
-    return optimizer_info(source).tuning_lr if isinstance(source, str) and ":" not in source else None
+    return optimizer_info(factory).tuning_lr if is_optimizer(factory) else None
 
 
 def _path(factory: Factory) -> str | Factory:
@@ -203,31 +202,14 @@ def _path(factory: Factory) -> str | Factory:
 def _factory(source: str | Factory) -> Factory:
     if not isinstance(source, str):
         return source
-    if ":" in source:
-        return _import(source)
-    from optzoo.optimizers import optimizer_info
-
-    if source not in registered():
-        raise unknown_name("optimizer", source, [*registered(), *BASELINES])
-    return optimizer_info(source).optimizer_class
-
-
-def _import(path: str) -> Factory:
-    module_name, _, attribute = path.partition(":")
     try:
-        module = importlib.import_module(module_name)
-    except (ImportError, ValueError) as error:  # ValueError: an empty or relative module name
-        raise UsageError(f"optimizer {path!r}: cannot import {module_name!r} ({error})") from error
-    factory: Factory | None = getattr(module, attribute, None)
-    if not callable(factory):
-        raise unknown_name(f"optimizer of {module_name}", attribute, _optimizers_in(module))
-    return factory
-
-
-def _optimizers_in(module: object) -> list[str]:
-    """The optimizer classes to suggest; those that can have no default lr, such as the base class, are left out."""
-    classes = {name: item for name, item in vars(module).items() if isinstance(item, type)}
-    return [name for name, item in classes.items() if issubclass(item, Optimizer) and item is not Optimizer]
+        if is_path(source):
+            return import_path(source)
+        if source in registered() or source in failed_plugins():
+            return optimizer_info(source).optimizer_class
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    raise unknown_name("optimizer", source, [*registered(), *BASELINES])
 
 
 def _version(factory: Factory) -> str:

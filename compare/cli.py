@@ -123,7 +123,7 @@ def _run(parser: argparse.ArgumentParser) -> None:
         "--optimizers",
         type=names,
         metavar="NAMES",
-        help="comma-separated; names of `list optimizers` or module:Class",
+        help="comma-separated; names of `list optimizers`, plugins too, or module:Class",
     )
     parser.add_argument(
         "-p",

@@ -85,8 +85,9 @@ def list_(what: str | None, tags: bool) -> int:
         width = max(map(len, [*list_optimizers(), *BASELINES]))
         for name in list_optimizers():
             info = optimizer_info(name)
-            lr = info.defaults["lr"]
-            print(f"{name:<{width}}  lr {'own' if lr is None else f'{lr:g}':<8} {info.description}")
+            lr = info.defaults.get("lr")
+            shown = "own" if lr is None else f"{lr:g}" if isinstance(lr, int | float) else "needed"
+            print(f"{name:<{width}}  lr {shown:<8} {info.description}".rstrip())
         for name, (path, options) in BASELINES.items():
             given = ", ".join(f"{option}={value}" for option, value in options.items())
             print(f"{name:<{width}}  to compare with: {path.replace(':', '.')}({given})")

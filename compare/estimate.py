@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from .study import Task
 
 STEPS, SECONDS = 10, 0.1  # of a probe, the first step aside: it ends with either
-GRID_RUNS, RETESTS = 11.0, 2.0  # runs of full length in tuning; measured, as some stop early
-SHORT = 0.25  # of that is left where tuning runs stop at their hit; measured too
+GRID_RUNS, RETESTS = 13.0, 6.0  # runs of full length in tuning, as some diverge or have nothing to be re-tested against
+SHORT = 0.3  # of that is left where screening stops at the hit and one re-test is enough; measured
 BUNDLED = ("optzoo.", "torch.optim")
 STAND_IN = "adamw"
 

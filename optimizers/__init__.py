@@ -15,7 +15,7 @@ from .groups import param_groups
 from .lion import Lion
 from .lookahead import Lookahead, slow_weights
 from .psgd import PSGD, PSGDLRA, PSGDDense, PSGDNewton, psgd_groups
-from .registry import OptimizerInfo, create_optimizer, list_optimizers, optimizer_info
+from .registry import OptimizerInfo, create_optimizer, list_optimizers, optimizer_info, register_optimizer
 
 __all__ = [
     "PSGD",
@@ -49,5 +49,6 @@ __all__ = [
     "polynomial_decay_avg_fn",
     "polynomial_decay_multi_avg_fn",
     "psgd_groups",
+    "register_optimizer",
     "slow_weights",
 ]

@@ -4,58 +4,67 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from . import core
 from .adafactor import Adafactor
 from .adam import Adam, AdamW
 from .ademamix import AdEMAMix
 from .amsgrad import AMSGrad
 from .cautious import CAdamW, Cautious, CLion
 from .core.options import nearest
+from .core.wrapper import OptimizerWrapper
 from .diffgrad import DiffGrad
 from .dog import DoG, LDoG
 from .grams import Grams
 from .groups import param_groups
 from .lion import Lion
 from .lookahead import Lookahead
+from .plugins import Plugins, check_class, import_path, is_path, path_of
 from .psgd import PSGD, psgd_groups
 
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _ELEMENTWISE = ("cautious", "foreach", "fused", "maximize", "capturable", "complex", "dtensor", "bfloat16")
 
 
 @dataclass(frozen=True)
 class OptimizerInfo:
-    """What an optimizer is, where it comes from and what it costs."""
+    """What an optimizer is, where it comes from and what it costs; of a plugin, what its authors say of it."""
 
     name: str
-    """The name ``create_optimizer`` takes."""
+    """The name ``create_optimizer`` takes, in lower case; of one that is not registered its import path."""
     optimizer_class: type[Optimizer]
-    paper: str
+    paper: str = ""
     """Title, authors and year."""
-    arxiv: str
+    arxiv: str = ""
     """Identifier of the paper: https://arxiv.org/abs/<arxiv>."""
-    description: str
+    description: str = ""
     """What it does to the update."""
-    use_when: str
-    state_bytes: int
-    """State per float32 parameter at default options, in bytes.
+    use_when: str = ""
+    state_bytes: int | None = None
+    """State per float32 parameter at default options, in bytes; None where nobody has said.
 
     Of a tensor that is not factored, for Adafactor: a factored matrix of a × b has 4 (a + b) bytes in all. Without the
     factors of PSGD.
     """
     tensor_bytes: int = 8
     """State per tensor beside it, in bytes: its step count and other single numbers."""
-    supports: tuple[str, ...] = _ELEMENTWISE
-    """Modes and kinds of parameters it works with."""
+    supports: tuple[str, ...] = ()
+    """Modes and kinds of parameters it works with; by default, of optzoo's subclasses those of its base classes."""
     tuning_lr: float | None = None
     """The lr to begin tuning at, where the default is no number or not meant for that."""
     groups: Callable[..., list[dict[str, Any]]] = param_groups
     """Makes the parameter groups of a model, from the model, the weight decay and options of its own."""
+
+    def __post_init__(self) -> None:
+        if not self.supports and isinstance(self.optimizer_class, type):
+            ours = issubclass(self.optimizer_class, (core.Optimizer, OptimizerWrapper))
+            object.__setattr__(self, "supports", _ELEMENTWISE if ours else ())
 
     @property
     def base(self) -> type[Optimizer] | None:
@@ -67,9 +76,10 @@ class OptimizerInfo:
         """The constructor's options with their defaults; for a wrapper those of its default base too."""
         options: dict[str, Any] = {}
         for constructor in filter(None, (self.base, self.optimizer_class)):
-            for name, parameter in inspect.signature(constructor).parameters.items():
-                if name not in ("params", "base") and parameter.kind is not parameter.VAR_KEYWORD:
-                    options[name] = parameter.default
+            _, *parameters = inspect.signature(constructor).parameters.values()
+            for parameter in parameters:
+                if parameter.name != "base" and parameter.kind not in _VARIADIC:
+                    options[parameter.name] = parameter.default
         return options
 
 
@@ -219,45 +229,106 @@ _REGISTRY = {
 }
 
 
+_PLUGINS = Plugins(_REGISTRY, OptimizerInfo)
+
+
+def register_optimizer(info: OptimizerInfo) -> None:
+    """Make an optimizer known by name: to ``create_optimizer``, as ``base`` of wrappers, and to ``optzoo compare``.
+
+    A package does it for everyone who installs it by an entry point of the group ``optzoo.optimizers``, which is the
+    class or an :class:`OptimizerInfo` of the same name::
+
+        [project.entry-points."optzoo.optimizers"]
+        mine = "my_package.optimizers:Mine"
+
+    Args:
+        info: name and class; all else is optional. The name is of lower-case letters, digits, ``_`` and ``-``. A class
+            that is registered again, as by a notebook's cell that runs twice, replaces itself.
+
+    Raises:
+        ValueError: the name is taken, or of other characters.
+        TypeError: no OptimizerInfo, or its class is no subclass of torch.optim.Optimizer.
+
+    >>> class Signs(Optimizer):
+    ...     def __init__(self, params, lr=1e-3):
+    ...         super().__init__(params, {"lr": lr})
+    ...     def step(self, closure=None):
+    ...         for group in self.param_groups:
+    ...             for p in group["params"]:
+    ...                 p.data.sub_(p.grad.sign(), alpha=group["lr"])
+    >>> register_optimizer(OptimizerInfo("signs", Signs, description="the sign of the gradient"))
+    >>> create_optimizer("signs", nn.Linear(3, 2), lr=0.1).param_groups[0]["lr"]
+    0.1
+    """
+    _PLUGINS.load()
+    _PLUGINS.add(info)
+
+
 def list_optimizers(pattern: str = "*") -> list[str]:
-    """Names of the optimizers that match a glob pattern, sorted; upper and lower case are the same.
+    """Names of the optimizers, plugins too, that match a glob pattern, sorted; upper and lower case are the same.
 
     >>> list_optimizers("c*")
     ['cadamw', 'cautious', 'clion']
     """
+    _PLUGINS.load()
     return sorted(fnmatch.filter(_REGISTRY, pattern.lower()))
 
 
-def optimizer_info(name: str) -> OptimizerInfo:
-    """What is known of an optimizer; upper and lower case are the same.
+def failed_plugins() -> Mapping[str, str]:
+    """Names of plugins that are installed and cannot be used, and why."""
+    _PLUGINS.load()
+    return _PLUGINS.failed
+
+
+def optimizer_info(optimizer: str | type[Optimizer]) -> OptimizerInfo:
+    """What is known of an optimizer; upper and lower case of a name are the same.
+
+    Args:
+        optimizer: one of :func:`list_optimizers`, an import path ("module:Class" or "module.Class") or a class. Of one
+            that is not registered no more than the options is known.
 
     Raises:
-        ValueError: there is none of that name; the message has the nearest.
+        ValueError: there is none of that name or under that path; the message has the nearest.
+        TypeError: no subclass of torch.optim.Optimizer.
 
     >>> optimizer_info("AdEMAMix").state_bytes
     12
+    >>> optimizer_info("torch.optim:SGD").defaults["momentum"]
+    0
     """
-    info = _REGISTRY.get(name.lower())
-    if info is None:
-        raise ValueError(f"no optimizer is called {name!r}; {nearest(name.lower(), _REGISTRY, 'there are')}")
-    return info
+    if isinstance(optimizer, str) and not is_path(optimizer):
+        name = optimizer.lower()
+        if name not in _REGISTRY:
+            _PLUGINS.load()
+        if name in _REGISTRY:
+            return _REGISTRY[name]
+        if name in _PLUGINS.failed:
+            raise ValueError(f"the optimizer {name!r} cannot be used ({_PLUGINS.failed[name]})")
+        raise ValueError(f"no optimizer is called {optimizer!r}; {nearest(name, _REGISTRY, 'there are')}")
+    made: Any = import_path(optimizer) if isinstance(optimizer, str) else optimizer
+    if not isinstance(made, type):
+        raise TypeError(f"an optimizer is a name, an import path (module:Class) or a class, not {optimizer!r}")
+    check_class(made)
+    registered = (info for info in _REGISTRY.values() if info.optimizer_class is made)
+    return next(registered, OptimizerInfo(path_of(made), made))
 
 
 def create_optimizer(
-    name: str,
+    name: str | type[Optimizer],
     params_or_model: nn.Module | Iterable[Any],
     lr: float | Tensor | None = None,
     weight_decay: float | None = None,
     **options: Any,
 ) -> Optimizer:
-    """Make an optimizer by name.
+    """Make an optimizer by name, import path or class.
 
     Of a model it takes the trainable parameters, with their names, in two groups: matrices with weight decay, biases
     and norms without (:func:`param_groups` has more to choose from). Parameters or groups are taken as they are. The
     wrappers, Lookahead and Cautious, are made around AdamW; another one is given as ``base``, by name too.
 
     Args:
-        name: one of :func:`list_optimizers`.
+        name: one of :func:`list_optimizers`, an import path ("module:Class" or "module.Class") or a class: any subclass
+            of torch.optim.Optimizer.
         params_or_model: a model, or what the optimizer's constructor takes as ``params``.
         lr: None (default) for the optimizer's own default.
         weight_decay: None (default) for the optimizer's own default.

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from optzoo.unwrapping import unwrapped
+
 RULES: dict[str, Callable[[float], float]] = {"linear": float, "sqrt": math.sqrt}
 MEMORIES = ("sde", "halflife", "keep")
 _LRS = ("lr", "initial_lr")

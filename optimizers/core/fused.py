@@ -116,7 +116,9 @@ def compiled(function: Callable[..., Any], dynamic: bool = True) -> Callable[...
         **newer,
     )
     if "recompile_limit" not in newer:
-        graphs = import_module("torch._dynamo.config").patch(recompile_limit=64)(graphs)
+        config: Any = import_module("torch._dynamo.config")
+        name = "recompile_limit" if hasattr(config, "recompile_limit") else "cache_size_limit"
+        graphs = config.patch({name: 64})(graphs)
 
     def call(*args: Any) -> Any:
         try:

@@ -203,8 +203,9 @@ def reject_unknown(owner: type, unknown: Iterable[str]) -> NoReturn:
 def nearest(name: str, valid: Iterable[str], otherwise: str) -> str:
     """The hint of an error about an unknown name: the valid one next to it, or all of them."""
     valid = list(valid)
-    near = difflib.get_close_matches(name, valid, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"{otherwise} {', '.join(valid)}"
+    by_lower_case = {item.lower(): item for item in valid}
+    near = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0.5)
+    return f"did you mean {by_lower_case[near[0]]!r}?" if near else f"{otherwise} {', '.join(valid)}"
 
 
 def expand_signature(owner: type) -> inspect.Signature:
