@@ -102,7 +102,7 @@ def begin(folder: Path) -> "subprocess.Popen[str]":
         text=True,
         start_new_session=True,
     )
-    limit = threading.Timer(120, process.kill)
+    limit = threading.Timer(300, process.kill)
     limit.start()
     while not (line := process.stderr.readline()).startswith("["):
         assert line, process.communicate()  # else it is over
