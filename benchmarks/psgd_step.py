@@ -1,7 +1,7 @@
 """Time and state of one PSGD step, against kron_torch, HeavyBall and AdamW in the same run.
 
     pip install kron_torch heavyball
-    python benchmarks/psgd_step.py [--models mlp,gpt,cnn] [--compiled] [--rounds 7] [--json FILE]
+    python benchmarks/psgd_step.py [--models mlp,gpt,cnn] [--compiled] [--rounds 7] [--json FILE] [--smallest]
 
 All whiten a momentum of 0.9 in float32 with the same dense and diagonal factors: those of PSGD's max_size=8192 and
 max_skew=1. Geometries: Q0.5EQ1.5 is PSGD's default and HeavyBall's PSGDPRO, EQ is kron_torch's. Of each a step that
@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
-from step_time import gpt_shapes, parameters
+from step_time import SMALLEST, gpt_shapes, parameters
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
@@ -187,6 +187,7 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true", help="let each optimizer compile itself")
     parser.add_argument("--rounds", type=int, default=7, help="steps per case and kind that count (default 7)")
     parser.add_argument("--json", type=Path, help="also write everything here")
+    parser.add_argument("--smallest", action="store_true", help="a tiny model, to see that everything runs")
     arguments = parser.parse_args()
     if not arguments.compiled:
         torch.compiler.set_stance("force_eager")
@@ -196,8 +197,9 @@ def main() -> None:
         ", ".join(f"{name} {number}" for name, number in versions.items()),
     )
     results = {}
-    for model in arguments.models.split(","):
-        shapes = MODELS[model]
+    models = {"smallest": gpt_shapes(**SMALLEST)} if arguments.smallest else MODELS
+    for model in models if arguments.smallest else arguments.models.split(","):
+        shapes = models[model]
         results[model] = measure(shapes, names, arguments.rounds, arguments.compiled)
         count = sum(torch.Size(shape).numel() for shape in shapes)
         show(f"{model}: {count / 1e6:.1f} M parameters in {len(shapes)} tensors", results[model])

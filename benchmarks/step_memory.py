@@ -1,25 +1,28 @@
 """Memory a step needs beside parameters, gradients and state: growth of a fresh process' peak resident set, CPU.
 
-python benchmarks/step_memory.py [adamw ademamix ...]
+python benchmarks/step_memory.py [--smallest] [adamw ademamix ...]
 """
 
 from __future__ import annotations
 
+import argparse
 import resource
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import torch
-from step_time import gpt_shapes, parameters
+from step_time import SMALLEST, gpt_shapes, parameters
 
-from optzoo.optimizers import create_optimizer, list_optimizers
+from optzoo.optimizers import Optimizer, create_optimizer, list_optimizers
+from optzoo.optimizers.core.wrapper import OptimizerWrapper
 
 TORCH = "torch.optim.AdamW(foreach=True)"
 
 
-def peak_growth(name: str) -> float:
+def peak_growth(name: str, shapes: Sequence[tuple[int, ...]]) -> float:
     """MiB by which the first steps of this process raise its peak; the state is made and touched before."""
-    params = parameters(gpt_shapes(), "cpu")
+    params = parameters(shapes, "cpu")
     if name == TORCH:
         optimizer: torch.optim.Optimizer = torch.optim.AdamW(params, foreach=True)
         saved = optimizer.state_dict()
@@ -31,7 +34,8 @@ def peak_growth(name: str) -> float:
         optimizer.load_state_dict(saved)
     else:
         optimizer = create_optimizer(name, params)
-        optimizer.init_state()
+        if isinstance(optimizer, (Optimizer, OptimizerWrapper)):
+            optimizer.init_state()
     for state in optimizer.state.values():
         for value in state.values():
             value.add_(0.0)
@@ -42,13 +46,20 @@ def peak_growth(name: str) -> float:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--one"]:
-        print(peak_growth(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("optimizers", nargs="*", default=[TORCH, *list_optimizers()], help="default: all")
+    parser.add_argument("--smallest", action="store_true", help="tiny tensors, to see that everything runs")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    shapes = gpt_shapes(**SMALLEST) if arguments.smallest else gpt_shapes()
+    if arguments.one:
+        print(peak_growth(arguments.optimizers[0], shapes))
         return
-    size = sum(torch.Size(shape).numel() for shape in gpt_shapes()) * 4 / 2**20
+    size = sum(torch.Size(shape).numel() for shape in shapes) * 4 / 2**20
     print(f"peak memory of a step beside a model of {size:.0f} MiB, its gradients and the state, MiB")
-    for name in [TORCH, *(sys.argv[1:] or list_optimizers())]:
-        done = subprocess.run([sys.executable, __file__, "--one", name], capture_output=True, text=True, check=True)
+    again = [sys.executable, __file__, "--one", *(["--smallest"] if arguments.smallest else [])]
+    for name in dict.fromkeys([TORCH, *arguments.optimizers]):
+        done = subprocess.run([*again, name], stdout=subprocess.PIPE, text=True, check=True)
         print(f"{name:36}{float(done.stdout):8.1f}")
 
 

@@ -1,9 +1,10 @@
 """Time of one optimizer step, in multiples of the memory-traffic floor, against torch in the same run.
 
-    python benchmarks/step_time.py [--json FILE] [--rounds 9] [--only adamw,lion] [--device cuda]
+    python benchmarks/step_time.py [--json FILE] [--rounds 9] [--only adamw,lion] [--device cuda] [--smallest]
 
 F is torch.optim.AdamW(fused=True) on the same tensors, which moves 7 floats per parameter: read p, g, m, v, write p,
-m, v. An optimizer that must move n floats has the floor n/7 F. Every case steps once per round, rounds are
+m, v. An optimizer that must move n floats has the floor n/7 F; one that arithmetic binds, such as PSGD, has none, and
+so has a plugin. Every case steps once per round, rounds are
 interleaved, and the median over the rounds counts: on a shared machine only ratios within one run mean anything.
 """
 
@@ -17,12 +18,12 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-from optzoo.optimizers import create_optimizer, list_optimizers
+from optzoo.optimizers import create_optimizer, list_optimizers, optimizer_info
 
 FLOATS = {
     "adam": 7,
@@ -56,6 +57,8 @@ def gpt_shapes(
 
 
 SMALL_SHAPES = [(64, 64)] * 200
+SMALLEST = {"vocabulary": 64, "width": 32, "layers": 1, "context": 32}
+"""Of a model that shows that everything runs; times of it mean nothing."""
 
 
 def parameters(shapes: Sequence[tuple[int, ...]], device: str) -> list[Tensor]:
@@ -69,9 +72,12 @@ def parameters(shapes: Sequence[tuple[int, ...]], device: str) -> list[Tensor]:
     return result
 
 
-def cases(only: Sequence[str]) -> dict[str, tuple[Callable[[list[Tensor]], Any], float]]:
+Cases: TypeAlias = dict[str, tuple[Callable[[list[Tensor]], Any], float | None]]
+
+
+def cases(only: Sequence[str]) -> Cases:
     """Name, how to make the optimizer, and the floats of its floor."""
-    result: dict[str, tuple[Callable[[list[Tensor]], Any], float]] = {
+    result: Cases = {
         "torch AdamW fused": (lambda p: torch.optim.AdamW(p, fused=True), 7),
         "torch AdamW foreach": (lambda p: torch.optim.AdamW(p, foreach=True), 7),
         "torch AdamW loop": (lambda p: torch.optim.AdamW(p, foreach=False), 7),
@@ -79,8 +85,11 @@ def cases(only: Sequence[str]) -> dict[str, tuple[Callable[[list[Tensor]], Any],
     }
     for name in only:
         base = {"cadamw": "adamw", "clion": "lion"}.get(name, name)
-        floats = FLOATS[base] + COUNT.get(name, 0)
-        for mode, options in {"default": {}, "fused": {"fused": True}}.items():
+        floats = FLOATS[base] + COUNT.get(name, 0) if base in FLOATS else None
+        modes: dict[str, dict[str, Any]] = {"default": {}}
+        if "fused" in optimizer_info(name).defaults:
+            modes["fused"] = {"fused": True}
+        for mode, options in modes.items():
             options = {**options, **OPTIONS.get(name, {})}
             result[f"{name} {mode}"] = (lambda p, n=name, o=options: create_optimizer(n, p, **o), floats)
     return result
@@ -93,7 +102,7 @@ def synchronize(device: str) -> None:
 
 def measure(
     shapes: Sequence[tuple[int, ...]],
-    make: dict[str, tuple[Callable[[list[Tensor]], Any], float]],
+    make: Cases,
     device: str,
     rounds: int,
 ) -> list[dict[str, Any]]:
@@ -121,8 +130,8 @@ def measure(
                 "case": name,
                 "milliseconds": statistics.median(times) * 1e3,
                 "times_F": statistics.median(times) / unit,
-                "floor_F": floats / 7,
-                "times_floor": statistics.median(times) / (unit * floats / 7),
+                "floor_F": floats and floats / 7,
+                "times_floor": floats and statistics.median(times) / (unit * floats / 7),
                 "spread": (quartiles[2] - quartiles[0]) / statistics.median(times),
             }
         )
@@ -133,9 +142,13 @@ def show(title: str, rows: Sequence[dict[str, Any]]) -> None:
     print(f"\n{title}\n{'case':24}{'ms':>9}{'x F':>8}{'floor':>8}{'x floor':>9}{'spread':>8}")
     for row in rows:
         print(
-            f"{row['case']:24}{row['milliseconds']:9.2f}{row['times_F']:8.2f}{row['floor_F']:8.2f}"
-            f"{row['times_floor']:9.2f}{row['spread']:8.0%}"
+            f"{row['case']:24}{row['milliseconds']:9.2f}{row['times_F']:8.2f}{number(row['floor_F']):>8}"
+            f"{number(row['times_floor']):>9}{row['spread']:8.0%}"
         )
+
+
+def number(x: float | None) -> str:
+    return "-" if x is None else f"{x:.2f}"
 
 
 def main() -> None:
@@ -144,13 +157,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="steps per case that count (default 9)")
     parser.add_argument("--only", default=",".join(list_optimizers()), help="optimizers, comma-separated")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--smallest", action="store_true", help="tiny tensors, to see that everything runs")
     arguments = parser.parse_args()
     only = arguments.only.split(",")
-    shapes = gpt_shapes()
-    models = {
-        f"{sum(torch.Size(s).numel() for s in shapes) / 1e6:.1f} M parameters in {len(shapes)} tensors": shapes,
-        "200 tensors of 64 x 64": SMALL_SHAPES,
-    }
+    shapes = gpt_shapes(**SMALLEST) if arguments.smallest else gpt_shapes()
+    models = {f"{sum(torch.Size(s).numel() for s in shapes) / 1e6:.1f} M parameters in {len(shapes)} tensors": shapes}
+    if not arguments.smallest:
+        models["200 tensors of 64 x 64"] = SMALL_SHAPES
     results = {}
     for title, model in models.items():
         results[title] = measure(model, cases(only), arguments.device, arguments.rounds)

@@ -1,6 +1,6 @@
 """How hard the targets of the bundled problems are, by the recipe AlgoPerf sets targets with: ``targets.json``.
 
-    python benchmarks/targets.py [--problems full] [--trials 64] [--seeds 20] [--jobs 2] [--out runs/targets]
+    python benchmarks/targets.py [--problems full] [--trials 64] [--seeds 20] [--jobs 2] [--out DIR] [--record FILE]
 
 AdamW, NAdamW, SGD with Nesterov's and with heavy-ball momentum are tuned on every problem, each with the same number of
 trials in its search space; the best of the four is trained on fresh seeds (Dahl et al., "Benchmarking Neural Network
@@ -65,6 +65,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20, help="of the evaluation (default 20)")
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--out", default="runs/targets", help="results folder (default runs/targets)")
+    parser.add_argument("--record", type=Path, default=RECORD, help="what to write (default targets.json beside this)")
     arguments = parser.parse_args()
     comparison = compare(
         OPTIMIZERS,
@@ -77,9 +78,10 @@ def main() -> None:
         timing=False,
         progress=True,
     )
-    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    known: Path = arguments.record
+    record = json.loads(known.read_text(encoding="utf-8")) if known.exists() else {}
     record |= {problem.name: evidence(comparison, problem.name) for problem in comparison.problems}
-    RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    known.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

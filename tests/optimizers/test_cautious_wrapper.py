@@ -15,6 +15,7 @@ from optzoo.optimizers import Adam, CAdamW, CLion
 from optzoo.optimizers.cautious import Cautious
 from optzoo.optimizers.lookahead import Lookahead
 from support.checkpoints import differences
+from support.features import needs
 from support.problems import SHAPES, gradients, tensors, trajectory
 
 exactly = partial(torch.testing.assert_close, rtol=0, atol=0)
@@ -71,6 +72,7 @@ def test_around_lion_of_others_it_is_clion() -> None:
 @pytest.mark.parametrize("name", ["Adafactor", "Muon"])
 def test_decay_is_neither_masked_nor_scaled_where_it_is_decoupled(name: str) -> None:
     """With zero gradients all of the step is masked and only the decay remains."""
+    needs(f"torch.optim.{name}", hasattr(torch.optim, name))
     (p,) = parameters(shapes=[(3, 4)])
     start = p.detach().clone()
     optimizer = Cautious([p], getattr(torch.optim, name), lr=0.1, weight_decay=0.5)

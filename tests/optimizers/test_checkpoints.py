@@ -14,6 +14,7 @@ from torch import Tensor
 from optzoo.optimizers import AdamW, AMSGrad, adopt, create_optimizer, list_optimizers
 from support.cases import CASES, Case
 from support.checkpoints import differences, parameters, saved, torch_run, walk
+from support.features import needs_option
 from support.processes import SAVED_AFTER, in_new_process, resume
 
 pytestmark = pytest.mark.filterwarnings("ignore:AdEMAMix. beta3_warmup")
@@ -84,6 +85,7 @@ def test_a_run_changes_between_torch_and_here(
     named: bool,
 ) -> None:
     """Half of the run in one library and half in the other is the whole run in torch, to ``rtol`` of 1 + |θ|."""
+    needs_option(torch_class, *options)
     expected = parameters(dtype)
     walk(torch_class(two_groups(expected, named), **options), expected)
     first_params = parameters(dtype)
@@ -105,7 +107,7 @@ def test_checkpoints_of_older_torch(step: Callable[[Tensor], Any]) -> None:
     before, halfway = torch_run({"weight_decay": 0.1})
     checkpoint = copy.deepcopy(before.state_dict())
     for key in ("decoupled_weight_decay", "foreach", "fused", "maximize", "capturable", "differentiable"):
-        del checkpoint["param_groups"][0][key]
+        checkpoint["param_groups"][0].pop(key, None)
     for state in checkpoint["state"].values():
         state["step"] = step(state["step"])
     params = parameters(like=halfway)

@@ -21,6 +21,7 @@ from torch.optim import lr_scheduler
 from optzoo.optimizers import AdamW, Optimizer, create_optimizer, list_optimizers, optimizer_info
 from optzoo.optimizers.core import buckets
 from support.cases import JOINT, SUMMING
+from support.features import needs
 from support.problems import gradients, tensors, trajectory
 from support.scaling import scaled_steps
 
@@ -304,6 +305,7 @@ def test_complex_parameters_are_pairs_of_reals(name: str, cautious: bool, conjug
 @each
 def test_gradients_of_another_dtype(name: str, dtypes: Sequence[torch.dtype]) -> None:
     """``grad_dtype`` lets a bfloat16 parameter accumulate in float32, here beside one that does not."""
+    needs("Tensor.grad_dtype", hasattr(torch.Tensor, "grad_dtype"))
     shapes, ends = [(4,), (4,)], []
     for grad_dtypes in ([torch.bfloat16] * 2, dtypes):
         params = parameters(shapes, torch.bfloat16)
