@@ -124,7 +124,7 @@ class Watch:
         self._start = _Start(
             params,
             weight,
-            None if low_memory or not self._updates else [t.to(working_dtype(t.dtype), copy=True) for t in local],
+            None if low_memory or not self._updates else [_copy(t) for t in local],
             Sketch(params) if low_memory and self._updates else None,
         )
         if isinstance(self.optimizer, Reporting) and "optimizer" in self.settings.quantities:
@@ -357,6 +357,12 @@ def _quantity(name: str, sums: Sums) -> float:
 
 def _gradients(params: Sequence[Tensor]) -> list[Row]:
     return [None if p.grad is None else (part_of(p, p.grad),) for p in params]
+
+
+def _copy(t: Tensor) -> Tensor:
+    """In the precision of differences: those of two bfloat16 numbers are not numbers of bfloat16."""
+    wide = t.to(working_dtype(t.dtype))
+    return t.clone() if wide is t else wide
 
 
 def _momentum(state: Mapping[str, Any], param: Tensor) -> Tensor | None:

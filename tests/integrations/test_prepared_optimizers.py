@@ -48,7 +48,7 @@ def of_lightning(model: nn.Module, optimizer: torch.optim.Optimizer) -> Any:
     module = Module()
     module.model = model
     quiet: dict[str, Any] = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    pl.Trainer(accelerator="cpu", max_steps=1, enable_model_summary=False, **quiet, limit_train_batches=1).fit(
+    pl.Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, **quiet, limit_train_batches=1).fit(
         module, torch.utils.data.DataLoader([torch.zeros(1)])
     )
     return found[0]
