@@ -62,8 +62,10 @@ class Terminal:
         return self._bytes[name].getvalue().decode(self.encoding)
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[1])
+PAIRS = [(command, "ascii") for command in COMMANDS] + [(command, "cp1252") for command in COMMANDS[:5]]
+
+
+@pytest.mark.parametrize(("command", "encoding"), PAIRS, ids=lambda part: part if isinstance(part, str) else part[1])
 def test_every_command_prints(command: list[str], encoding: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal(monkeypatch, encoding)
     try:
