@@ -74,3 +74,9 @@ class Make:
 @pytest.fixture
 def make() -> type[Make]:
     return Make
+
+
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are those of files, whatever terminal the tests are started from."""
+    monkeypatch.delenv("COLUMNS", raising=False)

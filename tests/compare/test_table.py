@@ -37,7 +37,7 @@ def test_one_line_for_each_optimizer_and_no_name_is_broken(
         assert headings.split().count(name) == 1  # of the table of problems
     for row in rows:
         first = "problem" if lines[row - 1].split()[0] == "problem" else "optimizer"
-        expected = PROBLEMS if first == "problem" else NAMES
+        expected = [*PROBLEMS, *["lr"] * len(PROBLEMS)] if first == "problem" else NAMES
         assert sorted(line.split()[0] for line in lines[row + 1 : row + 1 + len(expected)]) == sorted(expected)
         assert not lines[row + 1 + len(expected)].strip()
 

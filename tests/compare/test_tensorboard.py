@@ -66,8 +66,7 @@ def test_every_series_of_every_run(folder: Path) -> None:
         for name, series in found.items():
             values = [getattr(update, {"update_norm": "norm"}.get(name, name)) for update in trial.updates]
             assert series == list(zip(steps, np.float32(values), strict=True)), name
-        given = {"loss", "update_norm"} if study.optimizer == "adafactor" else {"loss", "lr", "update_norm"}
-        assert found.keys() == given
+        assert found.keys() == {"loss", "lr", "update_norm"}
 
 
 def test_hyperparameters_and_figures(folder: Path) -> None:

@@ -137,6 +137,6 @@ def test_updates_are_of_the_parameters_that_are_trained():
     assert [update.norm for update in shifted.updates] == pytest.approx(expected, rel=1e-3)
 
 
-def test_an_optimizer_without_lr():
+def test_the_lr_of_a_relative_step_is_a_factor():
     trial = run(Bowl, get_candidate("adafactor"), None)
-    assert {update.lr for update in trial.updates} == {None}
+    assert {update.lr for update in trial.updates} == {1.0}
