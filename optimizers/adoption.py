@@ -40,8 +40,8 @@ def adopt(optimizer: Optimizer | OptimizerWrapper, source: torch.optim.Optimizer
     ...     before.zero_grad(); model(torch.ones(1, 2)).sum().backward(); before.step()
     >>> after = AdEMAMix(model.parameters(), lr=3e-4, alpha=2.0)
     >>> adopt(after, before.state_dict())
-    >>> after.state[model.bias]["step"], after.param_groups[0]["schedule_start"], after.param_groups[0]["lr"]
-    (tensor(3.), 3, 0.0003)
+    >>> after.state[model.bias]["step"].item(), after.param_groups[0]["schedule_start"], after.param_groups[0]["lr"]
+    (3.0, 3, 0.0003)
     """
     target, source = _checked(optimizer, "adopt"), unwrapped(source)
     saved = source.state_dict() if isinstance(source, torch.optim.Optimizer) else source
