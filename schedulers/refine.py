@@ -73,8 +73,7 @@ def refine(
     When: the norms vary for reasons outside the model, such as batch size or data that change, or the loss is not
         smooth. Then it was found to beat linear decay several times over. Where they fall because a smooth problem is
         being solved, it ties or loses, and so it can where they are large early; where they nearly vanish, the numbers
-        mean nothing. ``advice`` says what applies; the
-        recorded run is best one with linear decay at a good lr.
+        mean nothing. ``advice`` says what applies; the recorded run is best one with linear decay at a good lr.
 
     Args:
         norms: one number per step (or per so many steps) > 0: the l2 norms for ``"sgd"``, l1 for ``"adam"``,

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import optzoo
-from optzoo.optimizers import list_optimizers, optimizer_info
+from optzoo.optimizers import list_optimizers, optimizer_info, registry
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -26,7 +26,10 @@ MODULES = [module.name for module in pkgutil.walk_packages(optzoo.__path__, "opt
 
 @pytest.mark.parametrize("module", MODULES)
 def test_doctests(module: str) -> None:
-    result = doctest.testmod(importlib.import_module(module), optionflags=doctest.ELLIPSIS)
+    tested, registered = importlib.import_module(module), dict(registry._REGISTRY)
+    result = doctest.testmod(tested, optionflags=doctest.ELLIPSIS)
+    registry._REGISTRY.clear()
+    registry._REGISTRY.update(registered)
     assert result.failed == 0
 
 

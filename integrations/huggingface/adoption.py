@@ -12,9 +12,8 @@ class AdoptMixin:
 
         class AdoptingTrainer(AdoptMixin, Trainer): ...
 
-        AdoptingTrainer(model=..., args=..., optimizer_cls_and_kwargs=(AdEMAMix, {"lr": 3e-4})).train(
-            resume_from_checkpoint=True
-        )
+        trainer = AdoptingTrainer(model=..., args=..., optimizer_cls_and_kwargs=(AdEMAMix, {"lr": 3e-4}))
+        trainer.train(resume_from_checkpoint=True)
 
     :func:`optzoo.optimizers.adopt` where the Trainer does the loading. From a checkpoint of the same optimizer the run
     resumes as without it, so it may stay when the run is interrupted again. The scheduler in the checkpoint is restored

@@ -128,6 +128,8 @@ def plateau(optimizer: torch.optim.Optimizer) -> torch_lr.ReduceLROnPlateau:
 def with_plateau(make: Any, steps: int, load: Any = None, at: int = 0, **options: Any) -> tuple[list[float], Any]:
     """Used lrs when the loss stands still from step 4 to 6."""
     optimizer = make()
+    for p in optimizer.param_groups[0]["params"]:
+        p.grad = torch.zeros_like(p)
     ours, theirs = Linear(optimizer, 20, **options), plateau(optimizer)
     if load:
         optimizer.load_state_dict(load[0]), ours.load_state_dict(load[1]), theirs.load_state_dict(load[2])
