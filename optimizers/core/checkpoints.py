@@ -156,7 +156,9 @@ def is_of_another(optimizer: torch.optim.Optimizer, incoming: Mapping[str, Any])
     if not any(_OURS_ONLY in saved for _, saved in groups):
         fixed = variants & getattr(inner, "own_options", frozenset())
         return not hasattr(torch.optim, name) or _differ(groups, fixed)
-    return bool(_options_of_others(inner) & {option for _, saved in groups for option in saved})
+    return bool(_options_of_others(inner) & {option for _, saved in groups for option in saved}) or _differ(
+        groups, variants - _SHARED_WITH_TORCH
+    )
 
 
 def _related(ours: Mapping[str, Any], saved: Mapping[str, Any]) -> bool:
@@ -253,10 +255,8 @@ class _Reader:
 
     def warning(self, fitted: Sequence[Mapping[str, Any]]) -> str:
         """What the file of another optimizer says that does not hold, and what does."""
-        if self.adopting:
+        if self.adopting or not self.another:
             return ""
-        if not self.another:
-            return self._warning_of_variants(fitted)
         says: dict[str, str] = {}
         holds: dict[str, str] = {}
         taken: dict[str, str] = {}
@@ -275,20 +275,6 @@ class _Reader:
         return (
             f"{text}. optzoo.optimizers.adopt(optimizer, state_dict) takes moments and step counts alone and keeps "
             "every option as constructed"
-        )
-
-
-    def _warning_of_variants(self, fitted: Sequence[Mapping[str, Any]]) -> str:
-        """What a file that does not say whose it is makes of the optimizer."""
-        pairs = list(zip(fitted, self.optimizer.param_groups, strict=True))
-        names = [] if OPTIMIZER in self.incoming else sorted(self.optimizer.variants - _SHARED_WITH_TORCH)
-        changed = {name: new[name] for name in names for new, old in pairs if new[name] != old[name]}
-        if not changed:
-            return ""
-        says = ", ".join(f"{name}={value!r}" for name, value in changed.items())
-        return (
-            f"{type(self.optimizer).__name__}: the checkpoint does not say which optimizer wrote it; {says} is taken "
-            "from it. To keep every option as constructed, optzoo.optimizers.adopt(optimizer, state_dict)"
         )
 
 
