@@ -1,6 +1,7 @@
 """The command as a user runs it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -19,7 +20,10 @@ def folder(tmp_path_factory):
     """A small results folder, made by the command."""
     out = tmp_path_factory.mktemp("runs") / "small"
     arguments = ["run", "--quick", "-o", "torch.optim:AdamW,adamw", "-p", "quad_rot", "--out", str(out)]
-    finished = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=True, encoding="utf-8")
+    environment = {name: value for name, value in os.environ.items() if name != "COLUMNS"}  # which readline sets in C
+    finished = subprocess.run(
+        [*COMMAND, *arguments], env=environment, capture_output=True, text=True, check=True, encoding="utf-8"
+    )
     (out / "stdout").write_text(finished.stdout, encoding="utf-8")
     (out / "stderr").write_text(finished.stderr, encoding="utf-8")
     return out
