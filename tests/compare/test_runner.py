@@ -253,7 +253,9 @@ def test_an_edited_optimizer_is_another(tmp_path, monkeypatch):
 def test_state_bytes_are_exact():
     adamw = run(DigitsMLP, ADAMW, 0.001, stop_at_hit=True, limit=10)
     assert adamw.parameters == 6570
-    assert adamw.state_bytes == 6570 * 2 * 4 + 6 * 4  # two moments, and a step count per tensor, which is float32 in torch
+    assert (
+        adamw.state_bytes == 6570 * 2 * 4 + 6 * 4
+    )  # two moments, and a step count per tensor, which is float32 in torch
     assert run(DigitsMLP, get_candidate("torch.optim:SGD"), 0.001, limit=10).state_bytes == 0
 
 
