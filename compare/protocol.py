@@ -155,7 +155,7 @@ def study(
         failures = [trial.failure for trial in trials if trial.failure]
         if len(failures) == len(trials):
             raise GivenUpError(failures[0])
-        best = sorted(trials, key=rank)[: protocol.retested]
+        best = sorted((trial for trial in trials if not trial.failure), key=rank)[: protocol.retested]
         best = [trial for trial in best if trial.hit < MISS] or best  # a miss is not chosen before a hit
         tuned = []  # where there is something to choose between
         for first in best if len(best) > 1 else []:
