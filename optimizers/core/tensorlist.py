@@ -53,7 +53,8 @@ class TensorList:
     - for masks ``eq``, ``ne``, ``lt``, ``le``, ``gt``, ``ge``, ``isfinite``, ``isinf``, ``isnan``, ``logical_and``,
       ``logical_not``, ``logical_or``, ``logical_xor``;
     - the same as functions, ``torch.maximum(a, b)``, with ``torch.zeros_like``, ``ones_like`` and ``full_like``;
-    - the operators + - * / ** == != < <= > >= & | ^ ~ with numbers on either side, and += -= *= /= **=.
+    - the operators + - * / ** == != < <= > >= & | ^ ~ with numbers on either side, and += -= *= /= **=; with
+      ``fused=True`` write ``logical_not()`` for ~, which torch.compile cannot trace.
 
     All that takes more than one number of a tensor at a time, reductions, products, indices, shapes, raises: a
     TensorList may hold a piece of a parameter, or many parameters. On CPU torch rounds the last digit of ``sigmoid``
@@ -227,7 +228,10 @@ class TensorList:
             return result
         lists = [operand for operand in operands if isinstance(operand, TensorList)]
         # Not one of conditions, nor of hyper-parameters, which are in float64 whatever the precision of the parameters.
-        these = max(lists, key=lambda each: (len(each), each.dtype.is_floating_point, each.dtype != torch.float64))
+        these = lists[0]
+        for each in lists[1:]:  # not max(key=...), which torch.compile cannot trace
+            if _rank(each) > _rank(these):
+                these = each
         return TensorList(these._each(lambda _, *row, **named: func(*row, **named), args, keywords))
 
     def __getattr__(self, name: str) -> NoReturn:  # only reached where the attribute is missing
@@ -284,6 +288,11 @@ def _no_number(other: Any, instead: str) -> Any:
     if not isinstance(other, TensorList):
         raise TypeError(f"maximum and minimum compare tensors, as Tensor's do, got {other!r}; {instead} takes numbers")
     return other
+
+
+def _rank(these: TensorList) -> tuple[int, bool, bool]:
+    """By which of several operands the others are repeated: the longest, numbers before masks, scalars last."""
+    return len(these), these.dtype.is_floating_point, these.dtype != torch.float64
 
 
 def _refusal(what: str) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from optzoo.optimizers import Optimizer
 from optzoo.optimizers.core import buckets
 from optzoo.optimizers.core import optimizer as optimizer_module
+from optzoo.optimizers.core.tensorlist import TensorList
 from support.problems import gradients, tensors, trajectory
 
 SHAPES = [(), (7,), (40, 41), (1000,)]
@@ -30,7 +31,7 @@ def smooth(p: Any, g: Any, s: Any, h: Any) -> Any:
 
 def pieced(p: Any, g: Any, s: Any, h: Any) -> Any:
     low = torch.where(g > h.x, torch.maximum(g, p), torch.minimum(g, s.m + 0.1))
-    mask = ((g < 0.5) & (g >= -0.5)) | ~(p != p) ^ (p <= 0)
+    mask = ((g < 0.5) & (g >= -0.5)) | (p != p).logical_not() ^ (p <= 0)
     s.m.copy_(low.clamp(-h.x, 1.5)).mul_(h.beta1)
     u = low.masked_fill(mask, 0.25).copysign(g) + g.clamp_min(0.2) + g.clamp_max(h.x) + p.clamp(max=1.0)
     u **= 2
@@ -200,3 +201,8 @@ def test_what_cannot_be_compiled_shows_its_cause(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(RuntimeError, match=r"torch.compile failed: Unsupported: .*builtin.*Leave fused=None") as raised:
         make(update, [p], fused=True).step()
     assert "C++" not in str(raised.value)
+
+
+def test_inversion_is_logical_not() -> None:
+    masks = TensorList([torch.tensor([True, False]), torch.tensor([False])])
+    assert [t.tolist() for t in ~masks] == [t.tolist() for t in masks.logical_not()] == [[False, True], [True]]
