@@ -209,6 +209,7 @@ def test_the_sum_of_squares_of_low_precision_gradients(scope: str, dtype: torch.
     state = optimizer.state[params[1]]
     assert state["grad_sq_sum"].item() == 500 * 2 * gradient**2
     assert {t.dtype for name, t in state.items() if name != "step"} == {torch.float32}
+    assert state["step"].dtype is torch.float64
 
 
 @pytest.mark.parametrize("first_gradient", [0.0, 1.0])

@@ -202,6 +202,7 @@ def test_low_precision_parameters_have_float32_state(dtype: torch.dtype) -> None
         last = optimizer.step(problem.loss)
     state = [(name, value.dtype) for p in problem.params for name, value in optimizer.state[p].items()]
     assert {dtype for name, dtype in state if name != "step"} == {torch.float32}
+    assert {dtype for name, dtype in state if name == "step"} == {torch.float64}
     assert {p.dtype for p in problem.params} == {dtype}
     assert last < first - 1
 
