@@ -197,13 +197,15 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: Sequence[in
 def train_sharded(name: str, options: str, part: slice, sharded: Callable[[], nn.Module]) -> dict[str, Any]:
     """Where a sharded network gets to, stopped after three steps and resumed from a full state dict, and not stopped.
 
-    Both on this rank's part of the batches.
+    Both on this rank's part of the batches. Its options are known from the state dict alone, but for ``cautious``, which
+    loading leaves as it is constructed.
     """
     full = StateDictOptions(full_state_dict=True)
     model, resumed = sharded(), sharded()
     optimizer = create_optimizer(name, model, lr=0.01, weight_decay=0.1, **run_options(name, options))
     train(model, optimizer, range(3), part)
-    second = create_optimizer(name, resumed, weight_decay=0.2, **FACTORING.get(name, {}))
+    cautious = {"cautious": True} if OPTIONS[options] else {}
+    second = create_optimizer(name, resumed, weight_decay=0.2, **cautious, **FACTORING.get(name, {}))
     saved = get_optimizer_state_dict(model, optimizer, options=full)
     saved = copy.deepcopy(saved)  # a load in the same process shares memory, in torch.optim as here
     set_optimizer_state_dict(resumed, second, saved, options=full)
