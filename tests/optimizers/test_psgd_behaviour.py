@@ -84,17 +84,16 @@ def test_default_fit(newton: bool) -> None:
 
 @pytest.mark.slow
 @all_geometries
-def test_fits_in_float32(geometry: str) -> None:
+def test_fits_in_low_precision(geometry: str) -> None:
+    """Newton's fit in float32 and whitening in bfloat16, which has a hundred times less to lose."""
     assert fit(geometry, True, torch.float32, "subspace") <= 1e-5
-    assert fit(geometry, False, torch.float32, "subspace") <= 0.15
+    assert fit(geometry, False, torch.bfloat16, "subspace") <= (0.35 if geometry == "QEP" else 0.15)
 
 
 @pytest.mark.slow
-@all_geometries
-def test_fits_in_bfloat16(geometry: str) -> None:
-    bounds = (0.35, 0.35) if geometry == "QEP" else (0.05, 0.15)
-    assert fit(geometry, True, torch.bfloat16, "subspace") <= bounds[0]
-    assert fit(geometry, False, torch.bfloat16, "subspace") <= bounds[1]
+@pytest.mark.parametrize("geometry", ["QEP", "Q0.5EQ1.5"])
+def test_newton_fits_in_bfloat16(geometry: str) -> None:
+    assert fit(geometry, True, torch.bfloat16, "subspace") <= (0.35 if geometry == "QEP" else 0.05)
 
 
 def test_ill_conditioned_regression() -> None:
