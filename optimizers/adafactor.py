@@ -197,7 +197,12 @@ class Adafactor(Optimizer):
     # State
 
     def saved_options(self, saved: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Of older versions lr is None for the relative step; of torch.optim, which has no such option, ρ."""
+        """Of older versions lr is None for the relative step; of torch.optim, which has no such option, ρ.
+
+        torch's default eps1 is None, for a bound on V that there is none of here: eps1 is the paper's then.
+        """
+        if isinstance(saved.get("eps"), tuple | list) and saved["eps"][0] is None:
+            saved = {**saved, "eps": (1e-30, *saved["eps"][1:])}
         return {**saved, **_step_size({"relative_step": None, **saved})} if "lr" in saved else saved
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -161,13 +161,15 @@ def test_pickles_of_older_versions() -> None:
         assert moved(other, Linear(other, total=2), 2) == pytest.approx([0.01, 0.005])
 
 
-def test_checkpoints_of_torch_have_an_absolute_lr() -> None:
-    theirs = torch.optim.Adafactor([nn.Parameter(torch.zeros(3))], lr=0.2, eps=(1e-30, 1e-3))
+@pytest.mark.parametrize("eps", [{}, {"eps": (1e-30, 1e-3)}], ids=["default", "paper"])
+def test_checkpoints_of_torch_have_an_absolute_lr(eps: Mapping[str, Any]) -> None:
+    theirs = torch.optim.Adafactor([nn.Parameter(torch.zeros(3))], lr=0.2, **eps)
     moved(theirs, None, 2)
     for ours in ({}, {"lr": 0.7}):
         optimizer = Adafactor([nn.Parameter(torch.zeros(3))], **ours)
         optimizer.load_state_dict(theirs.state_dict())
         assert (optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["relative_step"]) == (0.2, False)
+        assert optimizer.param_groups[0]["eps"] == (1e-30, 1e-3)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
