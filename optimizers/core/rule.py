@@ -21,7 +21,7 @@ def operands(p: Any, g: Any, h: Namespace) -> tuple[Any, Any]:
     dtype = working_dtype(p.dtype)
     p, g = p.to(dtype), g.to(dtype)
     if h.maximize:
-        g = -g
+        g = g.neg()  # not -g, which torch.compile could not trace before torch 2.9
     if h.decays and not h.decoupled_weight_decay:
         g = g.add(p, alpha=h.weight_decay)  # a new tensor: p.grad belongs to the user
     return p, g
@@ -63,7 +63,7 @@ def descend(p: Any, u: Any, scale: Any, h: Namespace) -> None:
     if scale is None:
         theta.sub_(u, alpha=step_size)
     else:
-        theta.addcmul_(u, scale, value=-step_size)
+        theta.addcmul_(u, scale, value=step_size * -1.0)
     if theta is not p:
         p.copy_(theta)
 

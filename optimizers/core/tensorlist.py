@@ -54,7 +54,8 @@ class TensorList:
       ``logical_not``, ``logical_or``, ``logical_xor``;
     - the same as functions, ``torch.maximum(a, b)``, with ``torch.zeros_like``, ``ones_like`` and ``full_like``;
     - the operators + - * / ** == != < <= > >= & | ^ ~ with numbers on either side, and += -= *= /= **=; with
-      ``fused=True`` write ``logical_not()`` for ~, which torch.compile cannot trace.
+      ``fused=True`` write ``logical_not()`` for ~ and, before torch 2.9, ``neg()`` for a minus sign alone, which
+      torch.compile cannot trace.
 
     All that takes more than one number of a tensor at a time, reductions, products, indices, shapes, raises: a
     TensorList may hold a piece of a parameter, or many parameters. On CPU torch rounds the last digit of ``sigmoid``

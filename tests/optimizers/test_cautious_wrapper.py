@@ -15,7 +15,7 @@ from optzoo.optimizers import Adam, CAdamW, CLion
 from optzoo.optimizers.cautious import Cautious
 from optzoo.optimizers.lookahead import Lookahead
 from support.checkpoints import differences
-from support.features import needs
+from support.features import needs, needs_option
 from support.problems import SHAPES, gradients, tensors, trajectory
 
 exactly = partial(torch.testing.assert_close, rtol=0, atol=0)
@@ -56,6 +56,7 @@ def test_around_adamw_of_torch_it_is_cadamw(options: Mapping[str, Any]) -> None:
 @pytest.mark.parametrize("decoupled_weight_decay", [False, True])
 def test_around_adam_of_torch_it_is_cautious_adam(decoupled_weight_decay: bool, options: Mapping[str, Any]) -> None:
     """Coupled decay enters the gradient that the mask compares with."""
+    needs_option(torch.optim.Adam, "decoupled_weight_decay")
     options = {"lr": 0.02, **options, "decoupled_weight_decay": decoupled_weight_decay}
     closely(run(partial(Cautious, base=torch.optim.Adam), **options), run(partial(Adam, cautious=True), **options))
 

@@ -23,7 +23,7 @@ def smooth(p: Any, g: Any, s: Any, h: Any) -> Any:
     a = g.abs() + h.x
     m = s.m.lerp_(g.square(), 1 - h.beta1).lerp(p, 0.25)
     u = a.log() + a.log1p().log2() - torch.log10(a + 1) + a.rsqrt() * a.reciprocal() + m.tanh()
-    u += g.sin() * g.cos() + torch.erf(g).expm1() - (-a).exp()
+    u += g.sin() * g.cos() + torch.erf(g).expm1() - a.neg().exp()
     u -= g.addcmul(g, m, value=0.3).addcdiv(g, a, value=h.x)
     u *= 2 / (a + 1) - 1 + (3 - g) / 7
     return u / a.sqrt()

@@ -194,6 +194,7 @@ def test_in_sequential(stage: int) -> None:
     order = [ours, warm] if stage == 1 else [warm, ours]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "The epoch parameter")  # SequentialLR of torch 2.8 sets it itself
         used = run(optimizer, torch_lr.SequentialLR(optimizer, order, milestones=[5]), 9)
     cosine = [float(0.05 * (1 + torch.cos(torch.tensor(t / 10, dtype=torch.float64) * torch.pi))) for t in range(9)]
     linear = [0.05, 0.0625, 0.075, 0.0875, 0.1]
