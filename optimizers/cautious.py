@@ -257,7 +257,7 @@ class _Displacement:
 
     def first(self, piece: Piece, h: Namespace) -> tuple[Any, list[Tensor]]:
         u = self.direction(piece, h)
-        return u if piece.small else None, [t.count_nonzero() for t in u]
+        return u if piece.small else None, [t.count_nonzero() for t in u.tensors]
 
     def second(self, piece: Piece, u: Any, scale: list[Tensor] | None, h: Namespace) -> None:
         scales = None if scale is None else TensorList(scale)
@@ -268,5 +268,5 @@ class _Displacement:
         theta = piece.p.to(u.dtype)
         if scale is not None:
             theta = theta.sub(u.mul(scale.add(-1)))
-        columns = zip(u, theta, piece.s.start.to(u.dtype), strict=True)
+        columns = zip(u.tensors, theta.tensors, piece.s.start.to(u.dtype).tensors, strict=True)
         piece.p.copy_(TensorList(torch.where(step != 0, kept, start) for step, kept, start in columns))

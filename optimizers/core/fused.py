@@ -140,7 +140,8 @@ def _cause(error: BaseException) -> str:
     for kind, needed in _NEEDED.items():
         if kind in (name, *first.replace(":", " ").split()):
             return f". It needs {needed}; install it, or leave fused=None ({first})"
-    return f": {first.rstrip('.')}. Leave fused=None"
+    hint = "; for an operator write the method, such as logical_not() for ~" if "builtin" in first else ""
+    return f": {first.rstrip('.')}{hint}. Leave fused=None"
 
 
 _NEEDED = {"InvalidCxxCompiler": "a C++ compiler for CPU tensors", "TritonMissing": "Triton for CUDA tensors"}

@@ -45,12 +45,12 @@ class Scaled:
         kept = TensorList(self.kept.values()).to(dtype)
         sizes = [self.bucket.size(row) for row in rows]
         if self.reporting.recording:
-            for row, count, size in zip(rows, kept, sizes, strict=True):
+            for row, count, size in zip(rows, kept.tensors, sizes, strict=True):
                 self.reporting.note("kept", [self.bucket.params[row]], count / max(size, 1))
         scale = None
         if self.h.cautious_scale is not None:
             scales = cautious_scale(kept, sizes, self.h.cautious_scale, self.h.cautious_floor)
-            scale = dict(zip(rows, scales, strict=True))
+            scale = dict(zip(rows, scales.tensors, strict=True))
         for rule, piece, u, numbers in self._waiting:
             rule.second(piece, u, None if scale is None else [scale[row] for row in piece.rows], numbers)
         self.kept, self._waiting, self._used = {}, [], 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
 
 import torch
@@ -54,8 +54,9 @@ class TensorList:
       ``logical_not``, ``logical_or``, ``logical_xor``;
     - the same as functions, ``torch.maximum(a, b)``, with ``torch.zeros_like``, ``ones_like`` and ``full_like``;
     - the operators + - * / ** == != < <= > >= & | ^ ~ with numbers on either side, and += -= *= /= **=; with
-      ``fused=True`` write ``logical_not()`` for ~ and, before torch 2.9, ``neg()`` for a minus sign alone, which
-      torch.compile cannot trace.
+      ``fused=True`` write ``logical_not()`` for ~, which torch.compile cannot trace, and the method for what an older
+      one cannot either: up to torch 2.8 ``neg()`` for a minus sign alone, ``logical_and()`` for &, and so on, and up to
+      torch 2.6 ``gt()`` for > and the like.
 
     All that takes more than one number of a tensor at a time, reductions, products, indices, shapes, raises: a
     TensorList may hold a piece of a parameter, or many parameters. On CPU torch rounds the last digit of ``sigmoid``
@@ -78,12 +79,6 @@ class TensorList:
 
     def __init__(self, tensors: Iterable[Tensor]) -> None:
         self.tensors = list(tensors)
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors)
 
     def __repr__(self) -> str:
         return f"TensorList({self.tensors})"
@@ -121,7 +116,7 @@ class TensorList:
 
     def _each(self, function: Callable[..., Any], others: Sequence[Any], keywords: Mapping[str, Any]) -> list[Any]:
         """``function`` of every tensor, with its part of the other operands."""
-        rows = zip(*[self._repeated(other) for other in others], strict=True) if others else [()] * len(self)
+        rows = zip(*[self._repeated(other) for other in others], strict=True) if others else [()] * len(self.tensors)
         return [
             function(t, *row, **{key: self._repeated(value)[i] for key, value in keywords.items()})
             for i, (t, row) in enumerate(zip(self.tensors, rows, strict=True))
@@ -293,7 +288,7 @@ def _no_number(other: Any, instead: str) -> Any:
 
 def _rank(these: TensorList) -> tuple[int, bool, bool]:
     """By which of several operands the others are repeated: the longest, numbers before masks, scalars last."""
-    return len(these), these.dtype.is_floating_point, these.dtype != torch.float64
+    return len(these.tensors), these.dtype.is_floating_point, these.dtype != torch.float64
 
 
 def _refusal(what: str) -> str:
@@ -340,5 +335,5 @@ for _operator, _name in _OPERATORS.items():
     setattr(TensorList, f"__{_operator}__", getattr(TensorList, _name))
 for _name in ("__and__", "__or__", "__xor__", "__invert__"):
     setattr(TensorList, _name, _method(_name))
-for _name in _names("bool contains float floordiv getitem index int matmul mod rmatmul setitem"):
+for _name in _names("bool contains float floordiv getitem index int iter len matmul mod rmatmul setitem"):
     setattr(TensorList, f"__{_name}__", _refused(f"__{_name}__"))

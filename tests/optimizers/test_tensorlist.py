@@ -60,7 +60,7 @@ def given(seed: int, dtype: torch.dtype, kind: Any = LIST) -> Any:
 
 def assert_same(result: Any, expected: list[torch.Tensor]) -> None:
     assert isinstance(result, TensorList)
-    for ours, theirs in zip(result, expected, strict=True):
+    for ours, theirs in zip(result.tensors, expected, strict=True):
         assert ours.dtype == theirs.dtype
         torch.testing.assert_close(ours, theirs, rtol=0, atol=0, equal_nan=True)
 
@@ -71,7 +71,7 @@ def compare(call: Callable[..., Any], dtype: torch.dtype, *kinds: Any, **keyword
     for count in (len(SHAPES), 1):
         part = [TensorList(other.tensors[:count]) if isinstance(other, TensorList) else other for other in others]
         theirs = tensors(SHAPES, dtype)[:count]
-        rows = zip(*[other if isinstance(other, TensorList) else [other] * count for other in part], strict=True)
+        rows = zip(*[other.tensors if isinstance(other, TensorList) else [other] * count for other in part], strict=True)
         expected = [call(t, *row, **keywords) for t, row in zip(theirs, rows if part else [()] * count, strict=True)]
         ours = TensorList(tensors(SHAPES, dtype)[:count])
         assert_same(call(ours, *part, **keywords), expected)
@@ -175,7 +175,7 @@ def test_a_scalar_may_be_a_list_of_0_dim_tensors(name: str, arguments: int) -> N
     for count in (1, len(SHAPES)):
         scalar = TensorList([torch.tensor(0.3, dtype=torch.float64)] * count)
         by_list = getattr(TensorList(tensors(SHAPES, torch.float32)), name)(*others, **{keyword: scalar})
-        for a, b in zip(by_number, by_list, strict=True):
+        for a, b in zip(by_number.tensors, by_list.tensors, strict=True):
             assert a.dtype == b.dtype == torch.float32
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
 
@@ -198,6 +198,6 @@ def test_such_a_scalar_goes_where_a_number_goes(call: Callable[[Any, Any], Any])
     for count in (1, len(SHAPES)):
         scalar = TensorList([torch.tensor(0.3, dtype=torch.float64)] * count)
         by_list, by_number = (call(given(0, torch.float32), x) for x in (scalar, 0.3))
-        for a, b in zip(by_list, by_number, strict=True):
+        for a, b in zip(by_list.tensors, by_number.tensors, strict=True):
             assert a.dtype == b.dtype
             torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6, equal_nan=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from optzoo.optimizers import Optimizer
 from optzoo.optimizers.core import buckets
 from optzoo.optimizers.core import optimizer as optimizer_module
 from optzoo.optimizers.core.tensorlist import TensorList
+from support.features import needs
 from support.problems import gradients, tensors, trajectory
 
 SHAPES = [(), (7,), (40, 41), (1000,)]
@@ -30,15 +32,20 @@ def smooth(p: Any, g: Any, s: Any, h: Any) -> Any:
 
 
 def pieced(p: Any, g: Any, s: Any, h: Any) -> Any:
-    low = torch.where(g > h.x, torch.maximum(g, p), torch.minimum(g, s.m + 0.1))
-    mask = ((g < 0.5) & (g >= -0.5)) | (p != p).logical_not() ^ (p <= 0)
+    low = torch.where(g.gt(h.x), torch.maximum(g, p), torch.minimum(g, s.m + 0.1))
+    mask = g.lt(0.5).logical_and(g.ge(-0.5)).logical_or(p.ne(p).logical_not().logical_xor(p.le(0)))
     s.m.copy_(low.clamp(-h.x, 1.5)).mul_(h.beta1)
     u = low.masked_fill(mask, 0.25).copysign(g) + g.clamp_min(0.2) + g.clamp_max(h.x) + p.clamp(max=1.0)
     u **= 2
-    u += (2.5 * g).round() + g.floor() + torch.ceil(p) + p.trunc() + g.frac() + mask * 0.5 + (g == p) + g**3
+    u += (2.5 * g).round() + g.floor() + torch.ceil(p) + p.trunc() + g.frac() + mask * 0.5 + g.eq(p) + g**3
     return (
         u.where(u.isfinite(), torch.zeros_like(u)).add_(g.sign().neg_(), alpha=h.x) + g.logical_not() + g.nan_to_num()
     )
+
+
+def compared(p: Any, g: Any, s: Any, h: Any) -> Any:
+    mask = ((g < 0.5) & (g >= -h.x)) | (p != s.m) ^ (p <= 0)
+    return -(g * mask) + (g > h.x) + (g == p)
 
 
 def powers(p: Any, g: Any, s: Any, h: Any) -> Any:
@@ -65,7 +72,7 @@ def walk(update: Update, dtype: torch.dtype, shapes: list[tuple[int, ...]] = SHA
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64], ids=str)
-@pytest.mark.parametrize("update", [smooth, pieced])
+@pytest.mark.parametrize("update", [smooth, pieced, compared])
 def test_one_tensor_many_and_pieces_give_the_same_bits(
     update: Update, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,7 +95,7 @@ def test_sigmoid_and_powers_are_within_a_rounding_of_it(dtype: torch.dtype, monk
         torch.testing.assert_close(whole, cut, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
 
 
-@pytest.mark.parametrize("update", [smooth, pieced, powers])
+@pytest.mark.parametrize("update", [smooth, pieced, compared, powers])
 def test_numbers_that_are_tensors_give_the_same(update: Update) -> None:
     """``capturable`` and a Tensor lr, where hyper-parameters are TensorLists."""
     number = walk(update, torch.float64)
@@ -100,14 +107,25 @@ def test_numbers_that_are_tensors_give_the_same(update: Update) -> None:
 @pytest.mark.slow
 @pytest.mark.compiled
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("update", [smooth, pieced, powers])
+@pytest.mark.parametrize("update", [smooth, pieced, compared, powers])
 def test_fused_is_within_rounding(update: Update, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     shapes = [(40, 41), (100,)]
     default = walk(update, dtype, shapes)
     monkeypatch.setattr(optimizer_module, "SMALLEST", 2)
+    if update is compared:
+        needs("torch.compile that traces all operators", traces_operators())
     for a, b in zip(default, walk(update, dtype, shapes, fused=True), strict=True):
         error = (a.double() - b.double()).abs() / (1 + a.double().abs())
         assert error.max() <= {torch.float32: 2**-20, torch.bfloat16: 2**-6}[dtype]
+
+
+def traces_operators() -> bool:
+    """Whether torch.compile traces & of objects that are no tensors; it could not up to torch 2.8."""
+    with contextlib.suppress(torch._dynamo.exc.Unsupported):
+        mask = TensorList([torch.ones(2).bool()])
+        torch.compile(lambda: (mask & mask).tensors, backend="eager", fullgraph=True)()
+        return True
+    return False
 
 
 REFUSED: dict[str, Update] = {
@@ -123,6 +141,8 @@ REFUSED: dict[str, Update] = {
     "shape": lambda p, g, s, h: g / g.shape[0],
     "getitem": lambda p, g, s, h: g * g[0],
     "bool": lambda p, g, s, h: g if g > 0 else -g,
+    "len": lambda p, g, s, h: g * len(g),
+    "iter": lambda p, g, s, h: g * next(iter(g)),
 }
 
 
@@ -205,4 +225,4 @@ def test_what_cannot_be_compiled_shows_its_cause(monkeypatch: pytest.MonkeyPatch
 
 def test_inversion_is_logical_not() -> None:
     masks = TensorList([torch.tensor([True, False]), torch.tensor([False])])
-    assert [t.tolist() for t in ~masks] == [t.tolist() for t in masks.logical_not()] == [[False, True], [True]]
+    assert [t.tolist() for t in (~masks).tensors] == [t.tolist() for t in masks.logical_not().tensors] == [[False, True], [True]]
