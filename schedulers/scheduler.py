@@ -69,7 +69,8 @@ class Scheduler(LRScheduler):
         clock: what counts. ``"calls"`` (default): calls of ``step()``. ``"optimizer"``: steps the optimizer really
             took, not those a GradScaler skipped; ``step()`` then does nothing, so it may be called at any time, as
             frameworks do. The optimizer keeps the scheduler, until :meth:`remove` or another with the same keys takes
-            its place; a copy of the optimizer alone has none. Not within ``torch.compile(fullgraph=True)``, in
+            its place; a copy of the optimizer alone has none, nor has its ``state_dict()``: hold the scheduler and save
+            its own to resume. Not within ``torch.compile(fullgraph=True)``, in
             SequentialLR, or where backward() steps several optimizers. ``"epochs"``: calls of ``step()``, once an
             epoch. ``"samples"``, ``"tokens"``: what :meth:`advance` is told.
         steps_per_epoch: what lengths such as ``"3ep"`` count in.

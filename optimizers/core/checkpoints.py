@@ -155,7 +155,8 @@ def is_of_another(optimizer: torch.optim.Optimizer, incoming: Mapping[str, Any])
     variants: frozenset[str] = getattr(inner, "variants", frozenset())
     if not any(_OURS_ONLY in saved for _, saved in groups):
         fixed = variants & getattr(inner, "own_options", frozenset())
-        return not hasattr(torch.optim, name) or _differ(groups, fixed)
+        lacking = "amsgrad" in defaults and not all("amsgrad" in saved for _, saved in groups)  # NAdam's and RAdam's
+        return not hasattr(torch.optim, name) or lacking or _differ(groups, fixed)
     return bool(_options_of_others(inner) & {option for _, saved in groups for option in saved}) or _differ(
         groups, variants - _SHARED_WITH_TORCH
     )

@@ -101,6 +101,7 @@ class Optimizer(FirstStep, Reporting, torch.optim.Optimizer):
         where they have none, names are dropped. A tensor that another group has, such as an lr, is copied.
         """
         name = type(self).__name__
+        option_rules.warn_of_near_misses(name, param_group, self.defaults)
         group: dict[str, Any] = {**self.defaults, **param_group}
         option_rules.validate(name, group, self.defaults, self._rules())
         self.check_group(group)

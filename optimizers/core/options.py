@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, NoReturn, TypedDict, get_type_hints
 
@@ -198,6 +199,18 @@ def reject_unknown(owner: type, unknown: Iterable[str]) -> NoReturn:
     valid = [name for name in inspect.signature(owner).parameters if name != "params"]
     name = sorted(unknown)[0]
     raise TypeError(f"{owner.__name__} has no option {name!r}; {nearest(name, valid, 'it takes')}")
+
+
+def warn_of_near_misses(owner: str, group: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Of keys that a user has misspelt: torch.optim keeps every key of a group, for schedules and hooks have their own."""
+    for name in group.keys() - defaults.keys():
+        near = difflib.get_close_matches(str(name), defaults, n=1, cutoff=0.85)
+        if near and near[0] not in group:
+            warnings.warn(
+                f"{owner}: a group has {name!r}, which is no option; did you mean {near[0]!r}? It is kept, and does "
+                "nothing",
+                stacklevel=4,
+            )
 
 
 def nearest(name: str, valid: Iterable[str], otherwise: str) -> str:

@@ -47,6 +47,7 @@ SOURCES: Mapping[str, Any] = {
     "torch Adam": torch.optim.Adam,
     "torch AdamW": torch.optim.AdamW,
     "torch NAdam": torch.optim.NAdam,
+    "torch RAdam": torch.optim.RAdam,
     "torch Adamax": torch.optim.Adamax,
     "torch SGD": partial(torch.optim.SGD, momentum=0.9),
     "torch RMSprop": torch.optim.RMSprop,
@@ -56,7 +57,7 @@ SAME = {
     *(("lookahead", source) for source in ("adamw", "torch AdamW")),
     *(("cautious", source) for source in ("adamw", "lookahead", "torch AdamW")),  # what it is around
     ("cadamw", "cautious"),
-    *(("adam", source) for source in ("torch Adam", "torch AdamW", "torch NAdam")),  # which say no more of themselves
+    *(("adam", source) for source in ("torch Adam", "torch AdamW")),  # which say no more of themselves
 }
 """Targets and sources that are one optimizer, or that no file tells apart."""
 IDENTITY = ("cautious", "grams", "scope")

@@ -71,7 +71,9 @@ def compare(call: Callable[..., Any], dtype: torch.dtype, *kinds: Any, **keyword
     for count in (len(SHAPES), 1):
         part = [TensorList(other.tensors[:count]) if isinstance(other, TensorList) else other for other in others]
         theirs = tensors(SHAPES, dtype)[:count]
-        rows = zip(*[other.tensors if isinstance(other, TensorList) else [other] * count for other in part], strict=True)
+        rows = zip(
+            *[other.tensors if isinstance(other, TensorList) else [other] * count for other in part], strict=True
+        )
         expected = [call(t, *row, **keywords) for t, row in zip(theirs, rows if part else [()] * count, strict=True)]
         ours = TensorList(tensors(SHAPES, dtype)[:count])
         assert_same(call(ours, *part, **keywords), expected)

@@ -225,4 +225,8 @@ def test_what_cannot_be_compiled_shows_its_cause(monkeypatch: pytest.MonkeyPatch
 
 def test_inversion_is_logical_not() -> None:
     masks = TensorList([torch.tensor([True, False]), torch.tensor([False])])
-    assert [t.tolist() for t in (~masks).tensors] == [t.tolist() for t in masks.logical_not().tensors] == [[False, True], [True]]
+    assert (
+        [t.tolist() for t in (~masks).tensors]
+        == [t.tolist() for t in masks.logical_not().tensors]
+        == [[False, True], [True]]
+    )
