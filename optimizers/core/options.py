@@ -202,7 +202,7 @@ def reject_unknown(owner: type, unknown: Iterable[str]) -> NoReturn:
 
 
 def warn_of_near_misses(owner: str, group: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Of keys that a user has misspelt: torch.optim keeps every key of a group, for schedules and hooks have their own."""
+    """Of keys that a user has misspelt: as in torch.optim a group keeps all keys, those of schedules and hooks too."""
     for name in group.keys() - defaults.keys():
         near = difflib.get_close_matches(str(name), defaults, n=1, cutoff=0.85)
         if near and near[0] not in group:
