@@ -8,6 +8,7 @@ from .amsgrad import AMSGrad
 from .averaging import PolynomialDecayAverager, polynomial_decay_avg_fn, polynomial_decay_multi_avg_fn
 from .cautious import CAdamW, Cautious, CLion
 from .core import Optimizer, Options
+from .core.evaluation import evaluation_weights, has_evaluation_weights
 from .diffgrad import DiffGrad
 from .dog import DoG, LDoG
 from .grams import Grams
@@ -43,6 +44,8 @@ __all__ = [
     "adopt",
     "adopt_on_load",
     "create_optimizer",
+    "evaluation_weights",
+    "has_evaluation_weights",
     "list_optimizers",
     "optimizer_info",
     "param_groups",
