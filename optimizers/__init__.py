@@ -17,6 +17,7 @@ from .lion import Lion
 from .lookahead import Lookahead, slow_weights
 from .psgd import PSGD, PSGDLRA, PSGDDense, PSGDNewton, psgd_groups
 from .registry import OptimizerInfo, create_optimizer, list_optimizers, optimizer_info, register_optimizer
+from .schedulefree import ScheduleFreeAdamW, ScheduleFreeSGD
 
 __all__ = [
     "PSGD",
@@ -41,6 +42,8 @@ __all__ = [
     "PSGDDense",
     "PSGDNewton",
     "PolynomialDecayAverager",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "adopt",
     "adopt_on_load",
     "create_optimizer",

@@ -39,7 +39,7 @@ class EvaluationWeights:
     _way_out = "leave the with block first"
 
     def evaluated(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Parameters, each with its weights to evaluate, in its dtype: a tensor that holds the trained ones meanwhile."""
+        """Parameters, each with its weights to evaluate in its dtype: a tensor that holds the trained ones for a while."""
         raise NotImplementedError("what has weights to evaluate defines evaluated()")
 
     @contextmanager
@@ -107,9 +107,9 @@ def evaluation_weights(optimizer: Any) -> AbstractContextManager[None]:
 
     Lookahead's slow weights, Schedule-Free's x, the average of a
     :class:`~optzoo.optimizers.PolynomialDecayAverager`; out of wrappers such as Cautious, and of what
-    ``accelerator.prepare``, Lightning's ``self.optimizers()`` and ``fabric.setup`` return. Other packages' optimizers with
-    ``eval()`` and ``train()``, as schedulefree's are, are switched. Within the block the parameters are those weights,
-    after it the trained ones.
+    ``accelerator.prepare``, Lightning's ``self.optimizers()`` and ``fabric.setup`` return. Optimizers of other packages
+    that have ``eval()`` and ``train()``, as schedulefree's do, are switched. Within the block the parameters are those
+    weights, after it the trained ones.
 
     Raises:
         TypeError: there are no such weights, the trained ones are all there is; :func:`has_evaluation_weights` asks.
