@@ -200,7 +200,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
     ...     optimizer.step()
     >>> with optimizer.evaluation_weights():
     ...     round(w.item(), 2)
-    1.02
+    1.0
     """
 
     buffers = ("z", "exp_avg_sq")

@@ -39,7 +39,7 @@ def step(
         s["η_max"] = max(s["η_max"], η)
         w = t**h.r * s["η_max"] ** h.weight_lr_power
         s["Σw"] = s["Σw"] + w
-        c = w / s["Σw"]
+        c = w / s["Σw"] if s["Σw"] else 0.0
         s["z"] = s["z"] - η * d
         s["x"] = (1 - c) * s["x"] + c * s["z"]
         meant = (1 - β1) * s["z"] + β1 * s["x"]
