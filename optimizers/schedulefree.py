@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class _ScheduleFree(EvaluationWeights, Optimizer):
     """
 
     own_schedule = True
-    buffers = ("z",)
+    buffers: ClassVar[tuple[str, ...]] = ("z",)
     optional_buffers = recoverable = frozenset({"y"})
     scalar_buffers = ("lr_max", "weight_sum")
     _way_out = "leave the with block, or call train(), first"
@@ -69,8 +69,8 @@ class _ScheduleFree(EvaluationWeights, Optimizer):
         h.low = None if working_dtype(dtype) == dtype else dtype
         return h
 
-    def _scalars_of(self, states: Sequence[Mapping[str, Any]], home: torch.device) -> list[Tensor]:
-        """lr_max and Σw of these parameters, kept where step counts are, or with an lr that is a tensor on the device."""
+    def _scalars_of(self, states: Sequence[Any], home: torch.device) -> list[Tensor]:
+        """lr_max and Σw of these parameters, kept where step counts are; with an lr that is a tensor, on the device."""
         for state in states:
             for name in self.scalar_buffers:
                 if state[name].device != home:  # as loading leaves it
@@ -91,6 +91,13 @@ class _ScheduleFree(EvaluationWeights, Optimizer):
             return checkpoints.count(0, param, group)
         buffer = super().new_buffer(name, param, state, group)
         return buffer.copy_(param) if name in ("y", "z") else buffer
+
+    def reset(self) -> None:
+        """Start anew from the parameters as they are, x, y and z alike: when they have been loaded in the middle."""
+        self.check("reset()")
+        for p in [p for group in self.param_groups for p in group["params"] if self.has_state(p)]:
+            for name in ("step", *self.buffers, "y", *self.scalar_buffers):  # not what others keep there
+                self.state[p].pop(name, None)
 
     # Evaluation
 
@@ -164,8 +171,9 @@ class ScheduleFreeAdamW(_ScheduleFree):
     The variant is that of schedulefree 1.4.1, with 1-β2^t inside the root; earlier releases had lr √(1-β2^t) in η and
     in w, which is another trajectory. t, Σw and max η are of each parameter: one that is unfrozen later begins at its
     own x. β1 stays what it is for a run: x is worked out with the present one. With ``cautious`` or ``grams`` it is the
-    movement of y that they change. Batch norm's statistics are those of y: compute them again for x before evaluating,
-    ``torch.optim.swa_utils.update_bn`` inside the block with the model in training mode.
+    movement of y that they change. Call :meth:`reset` when weights are loaded in the middle of a run: z is of the old
+    ones. Batch norm's statistics are those of y: compute them again for x before evaluating, by
+    ``torch.optim.swa_utils.update_bn(batches, model)`` inside the block.
 
     When: instead of a decaying schedule, or where a run has no known end; with some warm-up, and an lr up to ten times
         that of a scheduled run. An lr scheduler on top works as the formula says: lr is read at every step, w goes by

@@ -39,7 +39,7 @@ class EvaluationWeights:
     _way_out = "leave the with block first"
 
     def evaluated(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Parameters, each with its weights to evaluate in its dtype: a tensor that holds the trained ones for a while."""
+        """Parameters, each with weights to evaluate of its dtype: a tensor that has the trained ones meanwhile."""
         raise NotImplementedError("what has weights to evaluate defines evaluated()")
 
     @contextmanager

@@ -99,7 +99,7 @@ def test_a_hundred_swaps_change_nothing(make: Any, dtype: torch.dtype) -> None:
 
 @each
 def test_low_precision_follows_float32(make: Any) -> None:
-    """Given the same gradients y is that of float32 to its rounding, and the parameters are its rounding to bfloat16."""
+    """Given the same gradients y is that of float32, and the parameters are its rounding to bfloat16."""
     low = parameters(torch.bfloat16)
     high = [nn.Parameter(p.detach().float()) for p in low]
     ours, theirs = make(low), make(high)
@@ -282,3 +282,18 @@ def test_an_average_begins_where_adamw_was() -> None:
     with evaluation_weights(optimizer):
         pass
     assert not optimizer.state
+
+
+def test_reset_begins_again_from_what_was_loaded() -> None:
+    params, fresh = parameters(), parameters()
+    optimizer = ScheduleFreeAdamW(params, lr=0.1)
+    walk(optimizer, params, last=4)
+    optimizer.state[params[3]]["of the user"] = 1
+    for p, q in zip(params, fresh, strict=True):
+        p.data.copy_(q)
+    with optimizer.evaluation_weights(), pytest.raises(RuntimeError, match=r"reset\(\) within"):
+        optimizer.reset()
+    optimizer.reset()
+    exactly(averages(optimizer, params), values(fresh))
+    exactly(walk(optimizer, params), walk(ScheduleFreeAdamW(fresh, lr=0.1), fresh))
+    assert optimizer.state[params[3]]["of the user"] == 1
