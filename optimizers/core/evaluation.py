@@ -140,10 +140,16 @@ def has_evaluation_weights(optimizer: Any) -> bool:
     return _block(optimizer) is not None
 
 
-def _block(optimizer: Any) -> Callable[[], AbstractContextManager[None]] | None:
+def holder(optimizer: Any) -> Any:
+    """What has the weights to evaluate, if anything has, out of frameworks' and other wrappers."""
     inner = unwrapped(optimizer)
     while not isinstance(inner, EvaluationWeights) and hasattr(inner, "base_optimizer"):
         inner = unwrapped(inner.base_optimizer)
+    return inner
+
+
+def _block(optimizer: Any) -> Callable[[], AbstractContextManager[None]] | None:
+    inner = holder(optimizer)
     own: Any = getattr(inner, "evaluation_weights", None)
     if callable(own):
         return own  # type: ignore[no-any-return]
