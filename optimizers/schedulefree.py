@@ -51,13 +51,15 @@ class _ScheduleFree(EvaluationWeights, Optimizer):
         """η = lr · min(1, t/T_w),  w = t^r · (max η)^power,  Σw ← Σw + w,  c = w/Σw."""
         h = super().numbers(bucket)
         on_host = bucket.count is not None and not isinstance(h.lr, Tensor)
-        h.size = h.lr * (minimum(h.step / h.warmup_steps, 1.0) if h.warmup_steps else 1.0)
+        home = torch.device("cpu") if on_host else bucket.device
+        lr = h.lr.to(home) if isinstance(h.lr, Tensor) else h.lr
+        h.size = lr * (minimum(h.step / h.warmup_steps, 1.0) if h.warmup_steps else 1.0)
         h.lr = 1.0  # y moves by more than lr times a direction
-        lr_max, total = self._scalars_of(bucket.states, torch.device("cpu") if on_host else bucket.device)
+        lr_max, total = self._scalars_of(bucket.states, home)
         lr_max.copy_(maximum(lr_max, h.size))
         weight = h.step**h.r * lr_max**h.weight_lr_power
         total += weight
-        c = weight / total.where(total > 0, 1)  # nothing counts before the first lr > 0
+        c = weight / maximum(total, torch.finfo(total.dtype).tiny)  # nothing counts before the first lr > 0
         for name, values in zip(self.scalar_buffers, (lr_max, total), strict=True):
             torch._foreach_copy_([state[name] for state in bucket.states], list(values.unbind()))
         known = c.tolist() if on_host else []
@@ -136,7 +138,7 @@ class _ScheduleFree(EvaluationWeights, Optimizer):
         """Put y back into the parameters, bit for bit."""
         for p, state in self.state.items():
             if isinstance(state, dict) and TRAINED in state:
-                p.copy_(state.pop(TRAINED))
+                exchange(p, state.pop(TRAINED))
         self._mark(False)
 
 

@@ -96,6 +96,7 @@ class EvaluationWeights:
 @torch.no_grad()
 def exchange(a: Tensor, b: Tensor) -> None:
     """Exchange the values of two tensors of one dtype and sharding, by copies."""
+    torch.clear_autocast_cache()  # within torch.autocast there may be copies of parameters
     a, b = local((a.detach(), b))
     kept = a.clone()
     a.copy_(b)

@@ -16,6 +16,8 @@ from optzoo.optimizers import (
     Cautious,
     Lookahead,
     PolynomialDecayAverager,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
     evaluation_weights,
     has_evaluation_weights,
 )
@@ -47,6 +49,8 @@ HOLDERS: Mapping[str, Holder] = {
     "Lookahead": partial(trained, Lookahead, k=3, lr=0.1),
     "Lookahead around Cautious": partial(trained, Lookahead, base=Cautious, k=3, lr=0.1),
     "average": averaged,
+    "Schedule-Free": partial(trained, ScheduleFreeAdamW, lr=0.1),
+    "Cautious around Schedule-Free": partial(trained, Cautious, base=ScheduleFreeSGD, lr=0.1),
 }
 
 
@@ -121,6 +125,41 @@ def test_before_the_first_step_the_block_is_there_too() -> None:
         p.grad = torch.ones_like(p)
     with evaluation_weights(optimizer), pytest.raises(RuntimeError, match=r"step\(\) within evaluation_weights"):
         optimizer.step()
+
+
+def test_within_autocast() -> None:
+    """Which keeps the copies of parameters that it has made."""
+    model, x = nn.Linear(6, 4), torch.ones(2, 6)
+    optimizer = Lookahead(model.parameters(), torch.optim.SGD, k=2, lr=1.0)
+    model(x).sum().backward()
+    optimizer.step()
+    with torch.autocast("cpu", torch.bfloat16):
+        trained = model(x)
+        with evaluation_weights(optimizer):
+            within = model(x)
+        after = model(x)
+    assert not torch.equal(within, trained)
+    exactly(after, trained)
+
+
+def test_lookahead_around_schedule_free() -> None:
+    """Its slow weights are those of y; x is there by eval(), and they do not mix."""
+    params = parameters()
+    optimizer = Lookahead(params, ScheduleFreeSGD, k=3, lr=0.1)
+    walk(optimizer, params, last=5)
+    before, slow = values(params), [optimizer.state[p]["lookahead_slow"].clone() for p in params]
+    with evaluation_weights(optimizer):
+        exactly(values(params), slow)
+        optimizer.eval()  # as a framework may
+        exactly(values(params), slow)
+    exactly(values(params), before)
+    optimizer.eval()
+    with pytest.raises(RuntimeError, match=r"Lookahead: evaluation_weights\(\) within"):
+        optimizer.evaluation_weights().__enter__()
+    with pytest.raises(RuntimeError, match=r"step\(\) within"):
+        optimizer.step()
+    optimizer.train()
+    exactly(values(params), before)
 
 
 def test_without_such_weights() -> None:
