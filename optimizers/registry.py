@@ -87,7 +87,8 @@ class OptimizerInfo:
 _ADAM = "Adam: A Method for Stochastic Optimization, Kingma & Ba, 2015"
 _CAUTIOUS = "Cautious Optimizers: Improving Training with One Line of Code, Liang et al., 2024"
 _DOG = "DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule, Ivgi, Hinder & Carmon, 2023"
-_ROAD = "The Road Less Scheduled, Defazio et al., 2024"
+_FREE = ("The Road Less Scheduled, Defazio et al., 2024", "2405.15682")
+_NO_SCHEDULE = "a run has no known end, or its schedule is not to be tuned"
 
 _REGISTRY = {
     info.name: info
@@ -228,24 +229,10 @@ _REGISTRY = {
             groups=psgd_groups,
         ),
         OptimizerInfo(
-            "schedulefreeadamw",
-            ScheduleFreeAdamW,
-            _ROAD,
-            "2405.15682",
-            "AdamW at a point between its iterate and the average of all of them, which is evaluated",
-            "a run has no known end, or its schedule is not to be tuned",
-            8,
-            tensor_bytes=24,
+            "schedulefreeadamw", ScheduleFreeAdamW, *_FREE, "AdamW between iterate and average", _NO_SCHEDULE, 8, 24
         ),
         OptimizerInfo(
-            "schedulefreesgd",
-            ScheduleFreeSGD,
-            _ROAD,
-            "2405.15682",
-            "SGD at a point between its iterate and the average of all of them, which is evaluated",
-            "SGD with momentum works, and its schedule is not to be tuned",
-            4,
-            tensor_bytes=24,
+            "schedulefreesgd", ScheduleFreeSGD, *_FREE, "SGD between iterate and average", _NO_SCHEDULE, 4, 24
         ),
     )
 }
