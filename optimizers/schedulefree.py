@@ -194,7 +194,7 @@ class ScheduleFreeAdamW(_ScheduleFree):
         eps: added to the denominator, >= 0. Default 1e-8, the paper's.
         weight_decay: λ >= 0, decay at y. Default 0.
         warmup_steps: T_w >= 0, steps in which η grows to lr. Default 0; the paper has 5 % or so of a run.
-        r: >= 0; larger forgets early iterates sooner. Default 0, the paper's.
+        r: >= 0; larger forgets early iterates sooner. Default 0, the authors' code's.
         weight_lr_power: power of the largest η in w, >= 0. Default 2, the paper's.
         **options: shared by all optimizers, see :class:`optzoo.optimizers.Options`.
 
@@ -265,7 +265,7 @@ class ScheduleFreeSGD(_ScheduleFree):
         momentum: β1, how near to x gradients are taken, in (0, 1). Default 0.9, the paper's.
         weight_decay: λ >= 0, decay at y. Default 0.
         warmup_steps: T_w >= 0, steps in which η grows to lr. Default 0; the paper has 5 % or so of a run.
-        r: >= 0; larger forgets early iterates sooner. Default 0, the paper's.
+        r: >= 0; larger forgets early iterates sooner. Default 0, the authors' code's.
         weight_lr_power: power of the largest η in w, >= 0. Default 2, the paper's.
         **options: shared by all optimizers, see :class:`optzoo.optimizers.Options`.
 

@@ -26,7 +26,7 @@ def per_tensor(name: str) -> int:
         r"and 4 for every factor\.",
         README,
     )[0]
-    (free,) = re.findall(r"`ScheduleFreeAdamW` and\s`ScheduleFreeSGD` (\d+)[,.]", README) or [common]
+    (free,) = re.findall(r"`ScheduleFreeAdamW` and\s`ScheduleFreeSGD` have (\d+)", README) or [common]
     others = dict.fromkeys(("schedulefreeadamw", "schedulefreesgd"), free)
     return int({"dog": dog, "ldog": dog, "psgd": psgd, **others}.get(name, common))
 
