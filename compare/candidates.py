@@ -67,10 +67,12 @@ class Candidate:
         return bool(getattr(self.factory, "own_schedule", False))
 
     @property
-    def evaluate_on(self) -> str:
+    def evaluate_on(self) -> str | None:
         """Which weights its paper judges, by a class attribute of this name: `AVERAGE` for the polynomial-decay average
-        of the iterates, or a method of its own that puts the weights in place as a context manager; else empty."""
-        return str(getattr(self.factory, "evaluate_on", ""))
+        of the iterates, or a method of its own that puts the weights in place as a context manager; empty for those of
+        the last step; None where it does not say: those that `evaluation_weights` finds, if any."""
+        said = getattr(self.factory, "evaluate_on", None)
+        return None if said is None else str(said)
 
     @property
     def vector_rule(self) -> str:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from optzoo.optimizers import PolynomialDecayAverager
+from optzoo.optimizers import PolynomialDecayAverager, evaluation_weights, has_evaluation_weights
 
 from .candidates import AVERAGE, Candidate
 from .problem import Problem
@@ -172,14 +172,14 @@ class Driver:
     @contextmanager
     def judged(self) -> Iterator[None]:
         """Within the block the parameters are those that are judged: an average, slow weights, those of eval mode."""
-        switch_mode(self.optimizer, "eval")
-        if self.averager is not None:
-            weights: AbstractContextManager[None] = self.averager.averaged_parameters()
-        else:
-            weights = getattr(self.optimizer, self._evaluate_on)() if self._evaluate_on else nullcontext()
+        holder = self.averager or self.optimizer
+        weights: AbstractContextManager[None] = nullcontext()
+        if self.averager is not None or (self._evaluate_on is None and has_evaluation_weights(holder)):
+            weights = evaluation_weights(holder)
+        elif self._evaluate_on:
+            weights = getattr(holder, self._evaluate_on)()
         with weights:
             yield
-        switch_mode(self.optimizer, "train")
 
     def evaluate(self) -> Evaluation:
         with self.judged():
@@ -271,13 +271,6 @@ def closure_calls_backward(optimizer: Optimizer) -> bool | None:
         return said
     closure = inspect.signature(optimizer.step).parameters.get("closure")
     return True if closure is not None and closure.default is closure.empty else None
-
-
-def switch_mode(optimizer: Optimizer, mode: str) -> None:
-    """Call `optimizer.train()` or `.eval()` if it has them: schedule-free methods evaluate at another point."""
-    switch = getattr(optimizer, mode, None)
-    if callable(switch):
-        switch()
 
 
 def tensor_bytes(values: Iterable[object]) -> int:

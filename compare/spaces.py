@@ -33,8 +33,10 @@ OWN: dict[str, Interval] = {
     "reps_rel": Interval(1e-8, 1e-4),  # DoG: the paper finds it of no great consequence
     "lr_preconditioner": Interval(0.01, 1.0),  # PSGD
     "decay_rate": Interval(0.5, 0.999, logarithmic=False),  # Adafactor
+    "warmup_steps": Interval(1, 100),  # Schedule-Free: its paper has 5 % of a run
 }
 ADEMAMIX_ALPHA = Interval(1.0, 20.0)  # the paper tries 1 to 20; Lookahead's option of that name is a fraction
+INTERPOLATION = Interval(0.01, 0.5)  # of 1 - β, Schedule-Free's: near 0, β leaves no average; its paper has .9 to .98
 
 
 def space_of(candidate: Candidate) -> dict[str, Interval]:
@@ -58,6 +60,8 @@ def space_of(candidate: Candidate) -> dict[str, Interval]:
     space.update({name: interval for name, interval in FROM_ONE.items() if defaults.get(name)})  # 0 is to have none
     if "alpha" in space and defaults["alpha"] > 1:
         space["alpha"] = ADEMAMIX_ALPHA
+    if "weight_lr_power" in defaults and "momentum" in space:
+        space["momentum"] = INTERPOLATION
     return space
 
 

@@ -88,6 +88,6 @@ def run_study(task: Task, known: Mapping[str, Trial], report: Report) -> Study:
         trials=tuple(trials),
         failure=failure,
         own_schedule=candidate.own_schedule or (protocol.ruleset == "default" and not candidate.untuned),
-        evaluate_on=candidate.evaluate_on,
+        evaluate_on=candidate.evaluate_on or "",
         vector_rule=candidate.vector_rule if problem.vectors_only else "",
     )

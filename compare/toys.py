@@ -173,7 +173,7 @@ def suboptimality(factory: Factory, **options: Any) -> tuple[float, float]:
         optimizer.step()
         averager.update()
     last = binary_cross_entropy_with_logits(x @ weight + bias, y).item() - LOGISTIC_OPTIMUM
-    with averager.averaged_parameters():
+    with averager.evaluation_weights():
         return binary_cross_entropy_with_logits(x @ weight + bias, y).item() - LOGISTIC_OPTIMUM, last
 
 

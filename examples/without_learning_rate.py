@@ -33,7 +33,7 @@ for step in range(1000):
     optimizer.step()
     averager.update()
     if step % 200 == 199:
-        with averager.averaged_parameters():
+        with averager.evaluation_weights():
             print(
                 f"step {step + 1}: step size {optimizer.effective_lr()[0].item():.3f}, accuracy of the average "
                 f"{accuracy():.3f}"

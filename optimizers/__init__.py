@@ -8,6 +8,7 @@ from .amsgrad import AMSGrad
 from .averaging import PolynomialDecayAverager, polynomial_decay_avg_fn, polynomial_decay_multi_avg_fn
 from .cautious import CAdamW, Cautious, CLion
 from .core import Optimizer, Options
+from .core.evaluation import evaluation_weights, has_evaluation_weights
 from .diffgrad import DiffGrad
 from .dog import DoG, LDoG
 from .grams import Grams
@@ -16,6 +17,7 @@ from .lion import Lion
 from .lookahead import Lookahead, slow_weights
 from .psgd import PSGD, PSGDLRA, PSGDDense, PSGDNewton, psgd_groups
 from .registry import OptimizerInfo, create_optimizer, list_optimizers, optimizer_info, register_optimizer
+from .schedulefree import ScheduleFreeAdamW, ScheduleFreeSGD
 
 __all__ = [
     "PSGD",
@@ -40,9 +42,13 @@ __all__ = [
     "PSGDDense",
     "PSGDNewton",
     "PolynomialDecayAverager",
+    "ScheduleFreeAdamW",
+    "ScheduleFreeSGD",
     "adopt",
     "adopt_on_load",
     "create_optimizer",
+    "evaluation_weights",
+    "has_evaluation_weights",
     "list_optimizers",
     "optimizer_info",
     "param_groups",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from .core.evaluation import EvaluationWeights
 from .core.first_step import in_modules
 from .core.options import NON_NEGATIVE
 
@@ -61,7 +62,7 @@ def polynomial_decay_multi_avg_fn(gamma: float = 8.0) -> Callable[[Tensors, Tens
     return partial(_average_all, gamma=gamma)
 
 
-class PolynomialDecayAverager:
+class PolynomialDecayAverager(EvaluationWeights):
     """Polynomial-decay averaging (Shamir & Zhang, 2013, arXiv:1212.1824), in float32 or better.
 
         x̄_t = (1 - w_t) x̄_{t-1} + w_t x_t,    w_t = (1+γ) / (t+γ),    t = 1, 2, …
@@ -72,9 +73,9 @@ class PolynomialDecayAverager:
     When: with :class:`DoG`, whose step size does not decay: "DoG is SGD's Best Friend" (Ivgi, Hinder & Carmon, 2023,
     arXiv:2302.12022) evaluates this average. Instead of decaying the lr, with any optimizer. Buffers, such as
     BatchNorm's statistics, are not averaged: call ``torch.optim.swa_utils.update_bn`` inside
-    ``averaged_parameters()``, or let ``AveragedModel`` average them, see :func:`polynomial_decay_avg_fn`.
+    ``evaluation_weights()``, or let ``AveragedModel`` average them, see :func:`polynomial_decay_avg_fn`.
 
-    State: 4 bytes per parameter, 8 for float64; ``averaged_parameters()`` keeps a copy of the parameters beside it.
+    State: 4 bytes per parameter, 8 for float64; ``evaluation_weights()`` keeps a copy of the parameters beside it.
 
     Args:
         params: tensors or (name, tensor) pairs, such as ``model.named_parameters()``, on the device they train on.
@@ -94,7 +95,7 @@ class PolynomialDecayAverager:
     ...     w.grad = -torch.ones(1)
     ...     optimizer.step()
     ...     averager.update()
-    >>> with averager.averaged_parameters():  # x̄ = 2/11 · (1/10 · 1 + 9/10 · 2) + 9/11 · 3
+    >>> with averager.evaluation_weights():  # x̄ = 2/11 · (1/10 · 1 + 9/10 · 2) + 9/11 · 3
     ...     w.data
     tensor([2.8000])
     >>> w.data
@@ -117,12 +118,11 @@ class PolynomialDecayAverager:
             name: p.detach().to(torch.promote_types(p.dtype, dtype), copy=True) for name, p in self._params.items()
         }
         self._steps = 0
-        self._swapped = False
 
     @torch.no_grad()
     def update(self) -> None:
         """Take the present parameters into the average: call it after every step of the optimizer."""
-        self._check_outside("update()")
+        self.check("update()")
         if not self._steps:
             self._look_for_replaced_parameters()
         self._steps += 1
@@ -134,30 +134,25 @@ class PolynomialDecayAverager:
             else:
                 average.lerp_(p.to(average.dtype), w)
 
-    @contextmanager
-    def averaged_parameters(self) -> Iterator[None]:
-        """Within the block the parameters are their averages, rounded to the parameters' dtype; to evaluate or save.
+    def evaluated(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The parameters with copies of their averages; before the first ``update()`` of themselves."""
+        for name, average in self._averages.items():
+            p = self._params[name]
+            yield p, (average if self._steps else p.detach()).to(p.dtype, copy=True)
 
-        After it they are what they were before it, bit for bit, also if the block raises; what the block writes into
-        them is lost. Before the first ``update()`` the parameters stay as they are.
+    def averaged_parameters(self) -> AbstractContextManager[None]:
+        """The older name of ``evaluation_weights()``: the parameters are their averages, rounded to their dtype.
+
+        After the block they are what they were before it, bit for bit, also if it raises; what it writes into them is
+        lost. Before the first ``update()`` the parameters stay as they are.
 
         Raises RuntimeError when nested, and for ``update()``, ``reset()`` and ``load_state_dict()`` inside.
         """
-        self._check_outside("averaged_parameters()")
-        if not self._steps:
-            self.reset()
-        trained = {name: p.detach().clone() for name, p in self._params.items()}
-        self._swapped = True
-        try:
-            _copy(self._averages, self._params)
-            yield
-        finally:
-            _copy(trained, self._params)
-            self._swapped = False
+        return self.evaluation_weights()
 
     def reset(self) -> None:
         """Forget the past: the next ``update()`` is the first."""
-        self._check_outside("reset()")
+        self.check("reset()")
         self._steps = 0
         _copy(self._params, self._averages)
 
@@ -170,7 +165,7 @@ class PolynomialDecayAverager:
 
         Raises ValueError, and leaves everything as it is, where names or shapes do not fit.
         """
-        self._check_outside("load_state_dict()")
+        self.check("load_state_dict()")
         owner = type(self).__name__
         if missing := {"step", "gamma", "averages"} - state_dict.keys():
             raise ValueError(
@@ -202,13 +197,6 @@ class PolynomialDecayAverager:
                 "parameters, so their average is that of a model that is not trained. fully_shard, for one, gives a "
                 "model new parameters: make the averager after it, of model.parameters()",
                 stacklevel=2,
-            )
-
-    def _check_outside(self, action: str) -> None:
-        if self._swapped:
-            raise RuntimeError(
-                f"{type(self).__name__}: {action} inside averaged_parameters(), where the parameters are their "
-                "averages; leave the block first"
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any, TypeAlias
 
 import torch
@@ -15,6 +15,7 @@ from optzoo.unwrapping import unwrapped
 
 from .adam import AdamW
 from .core.buckets import cut, default_piece, local
+from .core.evaluation import EvaluationWeights
 from .core.making import Base
 from .core.options import FRACTION, Rule, one_of
 from .core.rule import working_dtype
@@ -28,7 +29,7 @@ def _is_whole(x: object) -> bool:
     return isinstance(x, int) and not isinstance(x, bool)
 
 
-class Lookahead(OptimizerWrapper):
+class Lookahead(EvaluationWeights, OptimizerWrapper):
     """Lookahead Optimizer: k steps forward, 1 step back (Zhang, Lucas, Hinton & Ba, 2019, arXiv:1907.08610).
 
         every step:       θ ← A(θ, g)                       A: any optimizer, the base
@@ -45,7 +46,7 @@ class Lookahead(OptimizerWrapper):
     clipped, swapped or perturbed between steps.
 
     When: noisy gradients or a large lr, around an optimizer that works: on a noisy quadratic with SGD at lr · curvature
-        0.1 the variance that remains is 0.44 of the base's. Evaluate with :meth:`slow_weights`.
+        0.1 the variance that remains is 0.44 of the base's. Evaluate with :meth:`evaluation_weights`.
 
     State: 4 bytes per parameter (``lookahead_slow``, float32) on top of the base's (12 bytes per parameter with AdamW);
         ``"pullback"`` 4 more per momentum buffer. The count of steps since the last sync is ``lookahead_step`` of the
@@ -261,35 +262,19 @@ class Lookahead(OptimizerWrapper):
 
     # Evaluation
 
-    @contextmanager
-    def slow_weights(self) -> Iterator[None]:
-        """Put the slow weights into the parameters for a while: ``with optimizer.slow_weights(): validate(model)``.
+    def evaluated(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for group in self.param_groups:
+            for p in group["params"]:
+                if "lookahead_slow" in self.state.get(p, {}):
+                    yield p, self.state[p]["lookahead_slow"].to(p.dtype)
+
+    def slow_weights(self) -> AbstractContextManager[None]:
+        """The older name of ``evaluation_weights()``: the slow weights are in the parameters for a while.
 
         On leaving, all is as before bit for bit. Parameters and slow weights are exchanged tensor by tensor; only
         parameters in bfloat16 and float16 are copied. Within, the optimizer does not step, sync, save or load.
         """
-        self.check("slow_weights()")
-        for group in self.param_groups:
-            group["lookahead_swapped"] = True
-        exchanged: list[tuple[Tensor, Tensor, Tensor]] = []
-        try:
-            for group in self.param_groups:
-                for p in group["params"]:
-                    if "lookahead_slow" in self.state.get(p, {}):
-                        exchanged.append(_exchange(*local((p.detach(), self.state[p]["lookahead_slow"]))))
-            yield
-        finally:
-            for p, slow, fast in exchanged:
-                _exchange_back(p, slow, fast)
-            for group in self.param_groups:
-                group.pop("lookahead_swapped", None)
-
-    def check(self, action: str) -> None:
-        if any("lookahead_swapped" in group for group in self.param_groups):
-            raise RuntimeError(
-                f"Lookahead: {action} within slow_weights(), where the parameters hold the slow weights; leave the "
-                "with block first"
-            )
+        return self.evaluation_weights()
 
 
 def slow_weights(optimizer: torch.optim.Optimizer) -> AbstractContextManager[None]:
@@ -320,22 +305,3 @@ def slow_weights(optimizer: torch.optim.Optimizer) -> AbstractContextManager[Non
 def _start(p: Tensor) -> Tensor:
     """Slow weights that are the parameter as it is."""
     return p.detach().to(working_dtype(p.dtype), copy=True)
-
-
-@torch.no_grad()
-def _exchange(p: Tensor, slow: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Put ``slow`` into ``p``; returns both and where the fast weights are now."""
-    fast = p.clone()
-    p.copy_(slow)
-    if p.dtype != slow.dtype:  # rounding the fast weights is none, but the slow ones must not go through ``p``
-        return p, slow, fast
-    slow.copy_(fast)
-    return p, slow, slow
-
-
-@torch.no_grad()
-def _exchange_back(p: Tensor, slow: Tensor, fast: Tensor) -> None:
-    if fast is slow:
-        _exchange(p, slow)
-    else:
-        p.copy_(fast)

@@ -27,6 +27,7 @@ from .lion import Lion
 from .lookahead import Lookahead
 from .plugins import Plugins, check_class, import_path, is_path, path_of
 from .psgd import PSGD, psgd_groups
+from .schedulefree import ScheduleFreeAdamW, ScheduleFreeSGD
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _ELEMENTWISE = ("cautious", "foreach", "fused", "maximize", "capturable", "complex", "dtensor", "bfloat16")
@@ -86,6 +87,8 @@ class OptimizerInfo:
 _ADAM = "Adam: A Method for Stochastic Optimization, Kingma & Ba, 2015"
 _CAUTIOUS = "Cautious Optimizers: Improving Training with One Line of Code, Liang et al., 2024"
 _DOG = "DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule, Ivgi, Hinder & Carmon, 2023"
+_FREE = ("The Road Less Scheduled, Defazio et al., 2024", "2405.15682")
+_NO_SCHEDULE = "a run has no known end, or its schedule is not to be tuned"
 
 _REGISTRY = {
     info.name: info
@@ -224,6 +227,12 @@ _REGISTRY = {
             tensor_bytes=12,
             supports=tuple(name for name in _ELEMENTWISE if name != "capturable"),
             groups=psgd_groups,
+        ),
+        OptimizerInfo(
+            "schedulefreeadamw", ScheduleFreeAdamW, *_FREE, "AdamW between iterate and average", _NO_SCHEDULE, 8, 24
+        ),
+        OptimizerInfo(
+            "schedulefreesgd", ScheduleFreeSGD, *_FREE, "SGD between iterate and average", _NO_SCHEDULE, 4, 24
         ),
     )
 }

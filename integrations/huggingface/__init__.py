@@ -7,3 +7,4 @@ require("transformers", "huggingface", __name__)
 from .adoption import AdoptMixin as AdoptMixin  # noqa: E402
 from .schedules import ScheduleMixin as ScheduleMixin  # noqa: E402
 from .update_norms import UpdateNormCallback as UpdateNormCallback  # noqa: E402
+from .weights import EvaluationWeightsMixin as EvaluationWeightsMixin  # noqa: E402

@@ -11,4 +11,5 @@ from .schedules import GradNormCallback as GradNormCallback  # noqa: E402
 from .schedules import ScheduleCallback as ScheduleCallback  # noqa: E402
 from .update_norms import UpdateNormMonitor as UpdateNormMonitor  # noqa: E402
 from .weights import AveragedWeightsCallback as AveragedWeightsCallback  # noqa: E402
+from .weights import EvaluationWeightsCallback as EvaluationWeightsCallback  # noqa: E402
 from .weights import SlowWeightsCallback as SlowWeightsCallback  # noqa: E402

@@ -1,9 +1,10 @@
-"""Callbacks that go with the optimizers: evaluation on slow or averaged weights."""
+"""Callbacks that go with the optimizers: evaluation on other weights than those that are trained."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from optzoo.optimizers import Lookahead, PolynomialDecayAverager
+from optzoo.optimizers import PolynomialDecayAverager, evaluation_weights, has_evaluation_weights
 from optzoo.optimizers.core.options import NON_NEGATIVE
 
 
@@ -95,50 +96,61 @@ class _OtherWeights(Callback, ABC):
                 params[name].copy_(_as(params[name], whole))
 
 
-class SlowWeightsCallback(_OtherWeights):
-    """Validate, test, predict and save with Lookahead's slow weights (Zhang et al., 2019, arXiv:1907.08610).
+class EvaluationWeightsCallback(_OtherWeights):
+    """Validate, test, predict and save with the weights that the optimizers are to be evaluated on.
 
-    They are put into the model before, and the trained weights back after it, bit for bit. A checkpoint's
-    ``state_dict`` holds the slow weights; training resumes from it bit for bit, as the trained weights are in it too
-    (4 bytes per float32 parameter more). After ``fit`` the model holds the trained weights: take the slow ones from a
-    checkpoint, or ``with trainer.optimizers[0].slow_weights(): ...``.
+    Lookahead's slow weights, Schedule-Free's x: all that answers to :func:`optzoo.optimizers.evaluation_weights`, the
+    optimizers of the package schedulefree too. They are put into the model before, and the trained weights back after
+    it, bit for bit. A checkpoint's ``state_dict`` holds them, so the best one is of the weights that were validated;
+    training resumes from it bit for bit, as the trained weights are in it too (4 bytes per float32 parameter more).
+    After ``fit`` the model holds the trained weights: take the others from a checkpoint, or ``with
+    evaluation_weights(trainer.optimizers[0]): ...``. Buffers are not exchanged: see
+    :class:`~optzoo.optimizers.ScheduleFreeAdamW` on batch norm.
 
-    When: with every :class:`~optzoo.optimizers.Lookahead`, around whatever optimizer.
+    When: with every :class:`~optzoo.optimizers.Lookahead`, around whatever optimizer, and with
+        :class:`~optzoo.optimizers.ScheduleFreeAdamW` and its like.
 
     Raises:
-        TypeError: when training starts, if no optimizer is a Lookahead.
+        TypeError: when training starts, if no optimizer has such weights.
         ValueError: a ModelCheckpoint has ``save_weights_only=True``, which passes callbacks by.
 
     >>> from lightning.pytorch.demos.boring_classes import BoringModel
+    >>> from optzoo.optimizers import ScheduleFreeSGD
     >>> class Model(BoringModel):
     ...     def configure_optimizers(self):
-    ...         return Lookahead(self.parameters(), torch.optim.SGD, lr=0.1, k=2)
+    ...         return ScheduleFreeSGD(self.parameters(), lr=0.1)
     ...     def on_validation_epoch_start(self):
-    ...         (lookahead,), p = self.trainer.optimizers, self.layer.weight
-    ...         steps, fast = lookahead.param_groups[0]["lookahead_step"], lookahead.state[p]["lookahead_slow"]
-    ...         print(f"{steps} step after the sync, the slow weights are in the model: {not torch.equal(p, fast)}")
+    ...         (optimizer,), p = self.trainer.optimizers, self.layer.weight
+    ...         print("y is kept for later:", "trained_weights" in optimizer.state[p])
     >>> quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-    >>> trainer = Trainer(callbacks=[SlowWeightsCallback()], max_steps=3, num_sanity_val_steps=0, accelerator="cpu",
-    ...                   limit_train_batches=3, limit_val_batches=1, **quiet)
+    >>> trainer = Trainer(callbacks=[EvaluationWeightsCallback()], max_steps=3, num_sanity_val_steps=0,
+    ...                   accelerator="cpu", limit_train_batches=3, limit_val_batches=1, **quiet)
     >>> trainer.fit(Model())
-    1 step after the sync, the slow weights are in the model: True
+    y is kept for later: True
     """
 
-    _key = "lookahead_trained_weights"
+    _key = "trained_weights"
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not _lookaheads(trainer):
+        if not any(map(has_evaluation_weights, trainer.optimizers)):
             names = ", ".join(type(optimizer).__name__ for optimizer in trainer.optimizers) or "none"
             raise TypeError(
-                f"{type(self).__name__}: no optimizer has slow weights ({names}); wrap it, Lookahead(optimizer), or "
-                "take AveragedWeightsCallback, which goes with any"
+                f"{type(self).__name__}: no optimizer has weights to evaluate but those it trains ({names}); wrap "
+                "it, Lookahead(optimizer), or take AveragedWeightsCallback, which goes with any"
             )
 
-    def _others(self, trainer: Trainer) -> AbstractContextManager[object]:
-        block = ExitStack()
-        for lookahead in _lookaheads(trainer):
-            block.enter_context(lookahead.slow_weights())
-        return block
+    @contextmanager
+    def _others(self, trainer: Trainer) -> Iterator[None]:
+        with ExitStack() as blocks:
+            for optimizer in filter(has_evaluation_weights, trainer.optimizers):
+                blocks.enter_context(evaluation_weights(optimizer))
+            yield
+
+
+class SlowWeightsCallback(EvaluationWeightsCallback):
+    """The older name of :class:`EvaluationWeightsCallback`, with keys in checkpoints of its own: for Lookahead."""
+
+    _key = "lookahead_trained_weights"
 
 
 class AveragedWeightsCallback(_OtherWeights):
@@ -148,7 +160,7 @@ class AveragedWeightsCallback(_OtherWeights):
 
     :class:`~optzoo.optimizers.PolynomialDecayAverager` in a Trainer: Shamir & Zhang, 2013, arXiv:1212.1824; what "DoG
     is SGD's Best Friend" (Ivgi, Hinder & Carmon, 2023, arXiv:2302.12022) evaluates. It takes in the weights after every
-    batch that ends in an optimizer step. Evaluation, checkpoints and resuming are as with :class:`SlowWeightsCallback`.
+    batch that ends in an optimizer step. Evaluation, checkpoints and resuming: see :class:`EvaluationWeightsCallback`.
     Parameters that become trainable later are not averaged, nor are buffers: with BatchNorm take Lightning's
     ``WeightAveraging``, with ``use_buffers=True`` and :func:`~optzoo.optimizers.polynomial_decay_avg_fn`.
 
@@ -213,14 +225,10 @@ class AveragedWeightsCallback(_OtherWeights):
             self._loaded = None
 
     def _others(self, trainer: Trainer) -> AbstractContextManager[object]:
-        return nullcontext() if self._averager is None else self._averager.averaged_parameters()
+        return nullcontext() if self._averager is None else self._averager.evaluation_weights()
 
 
 _AVERAGE = "polynomial_decay_average"
-
-
-def _lookaheads(trainer: Trainer) -> list[Lookahead]:
-    return [optimizer for optimizer in trainer.optimizers if isinstance(optimizer, Lookahead)]
 
 
 def _trainable(module: nn.Module) -> dict[str, nn.Parameter]:

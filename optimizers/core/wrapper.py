@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +15,7 @@ from optzoo.unwrapping import unwrapped
 
 from . import checkpoints
 from .eager import EagerFrame, eager
+from .evaluation import evaluation_weights
 from .first_step import FirstStep
 from .hooks import Within, hooked
 from .joining import named_alike
@@ -251,6 +253,10 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
             mine = {key: param_group.get(key, self.defaults.get(key)) for key in self._keys()}
             param_group = named_alike({**param_group, **self._checked({**mine, **counters})}, self.param_groups)
         self.base_optimizer.add_param_group(param_group)
+
+    def evaluation_weights(self) -> AbstractContextManager[None]:
+        """Those of the base; TypeError if it has none. See :func:`optzoo.optimizers.evaluation_weights`."""
+        return evaluation_weights(self.base_optimizer)
 
     def train(self) -> None:
         """That of the base, if it has one: schedule-free optimizers do."""

@@ -68,6 +68,12 @@ def test_a_momentum_is_searched_where_there_is_one():
     assert all(0 <= point["momentum"] <= 0.99 for point in points(get_candidate("sgdm"), 16))
 
 
+def test_an_interpolation_is_never_without_an_average():
+    found = points(get_candidate("schedulefreesgd"), 16)
+    assert list(found[0]) == ["lr", "warmup_steps", "momentum"]
+    assert all(0.5 <= point["momentum"] <= 0.99 and 1 <= point["warmup_steps"] <= 100 for point in found)
+
+
 @pytest.mark.parametrize("name", [*list_optimizers(), *BASELINES])
 def test_every_point_of_every_optimizer_can_be_built(name: str):
     candidate = get_candidate(name)

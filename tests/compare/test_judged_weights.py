@@ -1,5 +1,8 @@
 """Which weights are judged: those that the optimizer's paper judges."""
 
+from contextlib import nullcontext
+from functools import partial
+
 import pytest
 import torch
 
@@ -8,7 +11,15 @@ from optzoo.compare.candidates import get_candidate
 from optzoo.compare.problems import PROBLEMS
 from optzoo.compare.results import MISS
 from optzoo.compare.runner import Request, train
-from optzoo.optimizers import DoG, Lookahead, PolynomialDecayAverager
+from optzoo.optimizers import (
+    Cautious,
+    DoG,
+    Lookahead,
+    PolynomialDecayAverager,
+    ScheduleFreeAdamW,
+    ScheduleFreeSGD,
+    evaluation_weights,
+)
 
 Bowl, DigitsMLP = PROBLEMS["bowl"], PROBLEMS["digits_mlp"]
 
@@ -63,6 +74,31 @@ def test_lookahead_is_judged_on_its_slow_weights():
     assert metrics(FastWeights, 0.5) != slow
 
 
+@pytest.mark.parametrize("optimizer_class", [ScheduleFreeAdamW, ScheduleFreeSGD])
+def test_schedule_free_is_judged_on_its_average_at_a_constant_lr(optimizer_class):
+    def average(optimizer, _):
+        return partial(evaluation_weights, optimizer), lambda: None
+
+    assert metrics(optimizer_class, 0.02) == by_hand(optimizer_class, average, lr=0.02)
+    assert metrics(optimizer_class, 0.02) != by_hand(optimizer_class, lambda *_: (nullcontext, lambda: None), lr=0.02)
+    candidate = get_candidate(optimizer_class)
+    request = Request(DigitsMLP, candidate, {"lr": 0.02}, 0)
+    assert (request.identity["schedule"], candidate.evaluate_on) == ("own", "evaluation_weights")
+
+
+def test_what_says_nothing_is_judged_on_the_weights_it_has():
+    """A wrapper around Schedule-Free, say."""
+
+    def wrapped(params, lr):
+        return Cautious(params, ScheduleFreeSGD, lr=lr)
+
+    def average(optimizer, _):
+        return partial(evaluation_weights, optimizer), lambda: None
+
+    assert get_candidate("cautious").evaluate_on is None
+    assert metrics(wrapped, 0.02) == by_hand(wrapped, average, lr=0.02)
+
+
 @pytest.mark.parametrize("name", ["dog", "ldog"])
 def test_what_needs_no_tuning_reaches_the_target_of_a_network(name):
     """Under a decaying lr, on the last iterate, neither does on any of these seeds."""
@@ -71,8 +107,13 @@ def test_what_needs_no_tuning_reaches_the_target_of_a_network(name):
 
 
 def test_studies_say_which_weights_were_judged(tmp_path):
-    names = ["dog", "lookahead", "adamw"]
+    names = ["dog", "lookahead", "adamw", "schedulefreesgd"]
     result = compare(names, ["bowl"], ruleset="default", seeds=1, jobs=1, timing=False, out=tmp_path)
     said = {study.optimizer: (study.evaluate_on, study.own_schedule) for study in load(tmp_path).studies}
-    assert said == {"dog": ("average", True), "lookahead": ("slow_weights", False), "adamw": ("", False)}
+    assert said == {
+        "dog": ("average", True),
+        "lookahead": ("slow_weights", False),
+        "adamw": ("", False),
+        "schedulefreesgd": ("evaluation_weights", True),
+    }
     assert load(tmp_path).studies == result.studies

@@ -209,7 +209,9 @@ def test_readme_has_the_table_that_the_command_prints(make):
 def test_which_weights_are_judged_is_said(make):
     dog = dataclasses.replace(make.study(HIT_10, optimizer="dog"), evaluate_on="average", own_schedule=True)
     slow = dataclasses.replace(make.study(HIT_10, optimizer="lookahead"), evaluate_on="slow_weights")
-    text = " ".join(printed(make.comparison(make.study(HIT_20), dog, slow)).split())
-    assert "Judged as its paper does: dog on its average, lookahead on its slow weights; the others on the" in text
-    assert "Without the problem's schedule of lr, having its own: dog." in text
+    free = dataclasses.replace(dog, optimizer="schedulefreesgd", evaluate_on="evaluation_weights")
+    text = " ".join(printed(make.comparison(make.study(HIT_20), dog, slow, free)).split())
+    assert "Judged as its paper does: dog on its average, lookahead on its slow weights, schedulefreesgd on its" in text
+    assert "on its evaluation weights; the others on the weights of the last step." in text
+    assert "Without the problem's schedule of lr, having its own: dog, schedulefreesgd." in text
     assert "Judged as" not in printed(make.comparison(make.study(HIT_20)))

@@ -12,8 +12,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from optzoo.integrations.lightning import AveragedWeightsCallback, SlowWeightsCallback
-from optzoo.optimizers import AdamW, Cautious, DoG, Lookahead
+from optzoo.integrations.lightning import AveragedWeightsCallback, EvaluationWeightsCallback, SlowWeightsCallback
+from optzoo.optimizers import AdamW, Cautious, DoG, Lookahead, ScheduleFreeAdamW, ScheduleFreeSGD, evaluation_weights
+from support.checkpoints import differences
 from support.lightning_runs import QUIET, WEIGHTS, Trained, trained_by_hand, whole_state
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -32,7 +33,13 @@ def fit(directory: Path, make: Any, callback: Any, epochs: int, resume: Path | N
     return trainer
 
 
-CASES = {**WEIGHTS, "Lookahead around Cautious": (partial(Lookahead, base=Cautious), SlowWeightsCallback)}
+CASES = {
+    **WEIGHTS,
+    "Lookahead around Cautious": (partial(Lookahead, base=Cautious), SlowWeightsCallback),
+    "Lookahead, by the new name": (LOOKAHEAD, EvaluationWeightsCallback),
+    "Schedule-Free SGD": (partial(ScheduleFreeSGD, lr=0.1), EvaluationWeightsCallback),
+    "Cautious around Schedule-Free": (partial(Cautious, base=ScheduleFreeAdamW), EvaluationWeightsCallback),
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -55,6 +62,55 @@ def test_other_weights_are_evaluated_and_saved_and_the_trained_go_on(name: str, 
     exactly(again["optimizer_states"][0]["state"], last["optimizer_states"][0]["state"])
     for key in ("state_dict", callback._key):
         exactly(again[key], last[key])
+
+
+class Judged(Trained):
+    """Best in its second epoch."""
+
+    def validation_step(self, batch: list[Tensor], index: int) -> None:
+        super().validation_step(batch, index)
+        self.log("loss", abs(self.current_epoch - 1.0))
+
+    def loss(self, x: Tensor) -> Tensor:
+        return super().loss(x.to(self.network[0].weight.dtype))
+
+
+def judged(directory: Path, make: Any, precision: Any, resume: Path | None = None) -> tuple[Any, Any]:
+    """Three epochs with a file of the best and one of each."""
+    best = ModelCheckpoint(directory, monitor="loss", filename="best")
+    each = ModelCheckpoint(directory, save_top_k=-1, filename="{epoch}")
+    limits = {"limit_train_batches": 4, "limit_val_batches": 1, "num_sanity_val_steps": 0, "max_epochs": 3}
+    trainer = lightning.Trainer(
+        callbacks=[best, each, EvaluationWeightsCallback()], precision=precision, **QUIET, **limits
+    )
+    model = Judged(make).float()
+    trainer.fit(model, ckpt_path=resume)
+    return trainer, torch.load(directory / "epoch=2.ckpt", weights_only=True)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
+@pytest.mark.parametrize(
+    "make",
+    [LOOKAHEAD, partial(ScheduleFreeAdamW, lr=0.05, weight_decay=0.1), partial(ScheduleFreeSGD, lr=0.1)],
+    ids=["Lookahead", "Schedule-Free AdamW", "Schedule-Free SGD"],
+)
+def test_the_best_file_holds_what_was_validated_and_resumes_exactly(make: Any, precision: str, tmp_path: Path) -> None:
+    trainer, last = judged(tmp_path / "whole", make, precision)
+    model = trainer.lightning_module
+    best = torch.load(tmp_path / "whole" / "best.ckpt", weights_only=True)
+    assert best["epoch"] == 1
+    exactly(best["state_dict"], model.seen[1])
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
+    trained = whole_state(model)
+    assert not torch.equal(trained["network.0.weight"], model.seen[2]["network.0.weight"])
+    with evaluation_weights(trainer.optimizers[0]):
+        exactly(whole_state(model), model.seen[2])
+
+    resumed, again = judged(tmp_path / "resumed", make, precision, tmp_path / "whole" / "best.ckpt")
+    exactly(whole_state(resumed.lightning_module), trained)
+    exactly(resumed.lightning_module.seen, model.seen[2:])
+    assert differences(again["optimizer_states"], last["optimizer_states"]) == []
+    exactly(again["state_dict"], last["state_dict"])
 
 
 def test_tests_are_of_the_other_weights_or_of_the_checkpoint_as_it_is(tmp_path: Path) -> None:
@@ -109,7 +165,7 @@ def test_weights_are_put_back_when_validation_fails(tmp_path: Path) -> None:
 
 
 def test_what_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"no optimizer has slow weights \(AdamW\); wrap it, Lookahead\(optimizer\)"):
+    with pytest.raises(TypeError, match=r"no optimizer has weights to evaluate.* \(AdamW\); wrap it, Lookahead\(optim"):
         fit(tmp_path, AdamW, SlowWeightsCallback(), 1)
     callbacks = [SlowWeightsCallback(), ModelCheckpoint(tmp_path, save_weights_only=True)]
     trainer = lightning.Trainer(max_epochs=1, callbacks=callbacks, **QUIET)

@@ -16,7 +16,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import nn
 
 from optzoo.integrations.tensorboard import log_update_norms
-from optzoo.optimizers import AdamW, Cautious, Lookahead, adopt, slow_weights
+from optzoo.optimizers import AdamW, Cautious, Lookahead, ScheduleFreeSGD, adopt, evaluation_weights, slow_weights
 from optzoo.schedulers import GradNormRecorder, Scheduler, batch_scaling
 from optzoo.unwrapping import unwrapped
 from support.update_norms import Numbers
@@ -128,6 +128,25 @@ def test_slow_weights(prepare: Prepare) -> None:
     assert not torch.equal(start, end)
     with pytest.raises(TypeError, match=r"slow_weights takes a Lookahead.*got SGD"):
         slow_weights(prepare(model, torch.optim.SGD(model.parameters())))
+
+
+def test_evaluation_weights_and_modes(prepare: Prepare) -> None:
+    model = nn.Linear(3, 1)
+    optimizer = ScheduleFreeSGD(model.parameters(), lr=1.0, momentum=0.5)
+    prepared = prepare(model, optimizer)
+    for _ in range(3):
+        step(model, prepared)
+    end, z = model.weight.detach().clone(), optimizer.state[model.weight]["z"]
+    with evaluation_weights(prepared):
+        x = model.weight.detach().clone()
+        with pytest.raises(RuntimeError, match=r"step\(\) within"):
+            optimizer.step()
+    assert torch.equal(model.weight, end)
+    torch.testing.assert_close(x, 2 * end - z)
+    prepared.eval()
+    assert torch.equal(model.weight, x)
+    prepared.train()
+    assert torch.equal(model.weight, end)
 
 
 def test_schedules_recorders_and_batch_scaling(prepare: Prepare) -> None:

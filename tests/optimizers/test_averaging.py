@@ -246,7 +246,7 @@ def test_what_would_spoil_the_average_is_refused_inside() -> None:
     nested = averager.averaged_parameters()
     with averager.averaged_parameters():
         for action in (averager.update, averager.reset, nested.__enter__, lambda: averager.load_state_dict(state)):
-            with pytest.raises(RuntimeError, match=r"inside averaged_parameters\(\).*leave the block first"):
+            with pytest.raises(RuntimeError, match=r"within evaluation_weights\(\).*leave the with block first"):
                 action()
     averager.update()
 

@@ -81,6 +81,9 @@ BAD_VALUES = {
     "adamw": [1, None],
     "adamw_betas": [(0.9, 1.0), (0.9,), None],
     "adamw_eps": [-1e-8, None],
+    "warmup_steps": [-1, None],
+    "r": [-1.0, None],
+    "weight_lr_power": [-1.0, "2"],
 }
 
 CASES = [

@@ -127,7 +127,7 @@ def test_reset_keeps_the_momentum_and_starts_its_pullback_there() -> None:
 
 def test_reset_is_refused_while_the_slow_weights_are_in_the_model() -> None:
     optimizer = Lookahead(scalars(8.0), torch.optim.SGD, k=2)
-    with optimizer.slow_weights(), pytest.raises(RuntimeError, match=r"reset\(\) within slow_weights\(\)"):
+    with optimizer.slow_weights(), pytest.raises(RuntimeError, match=r"reset\(\) within evaluation_weights\(\)"):
         optimizer.reset()
 
 

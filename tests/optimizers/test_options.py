@@ -80,6 +80,8 @@ CHANGES: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "adamw_betas": ((0.5, 0.9), {"adamw": True}),
     "adamw_eps": (0.1, {"adamw": True}),
     "psgd.decoupled_weight_decay": (False, {"weight_decay": 0.3}),
+    "warmup_steps": (4, {}),
+    "weight_lr_power": (0.5, {"warmup_steps": 4}),
 }
 """Argument: another value than the default (None: the test makes one) and what else must be set."""
 

@@ -66,7 +66,7 @@ def test_gradients_may_be_taken_within() -> None:
 FORBIDDEN: Mapping[str, Callable[[Lookahead], Any]] = {
     r"step\(\)": lambda o: o.step(),
     r"sync_now\(\)": lambda o: o.sync_now(),
-    r"slow_weights\(\)": lambda o: o.slow_weights().__enter__(),
+    r"evaluation_weights\(\)": lambda o: o.slow_weights().__enter__(),
     r"state_dict\(\)": lambda o: o.state_dict(),
     r"load_state_dict\(\)": lambda o: o.load_state_dict({}),
     "a copy": copy.deepcopy,
@@ -80,7 +80,7 @@ def test_what_is_forbidden_within_does_nothing_and_all_is_restored(action: str) 
     before, fast = copy.deepcopy(optimizer.state_dict()), [p.detach().clone() for p in params]
     for p in params:
         p.grad = torch.ones_like(p)
-    message = f"Lookahead: {action} within slow_weights.*leave the with block"
+    message = f"Lookahead: {action} within evaluation_weights.*leave the with block"
     with pytest.raises(RuntimeError, match=message), optimizer.slow_weights():
         FORBIDDEN[action](optimizer)
     exactly([p.detach() for p in params], fast)

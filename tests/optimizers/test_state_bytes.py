@@ -26,7 +26,9 @@ def per_tensor(name: str) -> int:
         r"and 4 for every factor\.",
         README,
     )[0]
-    return int({"dog": dog, "ldog": dog, "psgd": psgd}.get(name, common))
+    (free,) = re.findall(r"`ScheduleFreeAdamW` and\s`ScheduleFreeSGD` have (\d+)", README) or [common]
+    others = dict.fromkeys(("schedulefreeadamw", "schedulefreesgd"), free)
+    return int({"dog": dog, "ldog": dog, "psgd": psgd, **others}.get(name, common))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -100,7 +100,7 @@ class Manual(Regression):
         with optimizer.slow_weights():
             within = weight.detach().clone()
             for forbidden in (optimizer.step, optimizer.state_dict, self.trainer.optimizers[0].step):
-                with pytest.raises(RuntimeError, match="within slow_weights"):
+                with pytest.raises(RuntimeError, match="within evaluation_weights"):
                     forbidden()
         self.seen.append((fast, weight.detach().clone(), within, slow))
         if index == 1:

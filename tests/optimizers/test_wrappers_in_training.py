@@ -206,7 +206,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> Sequence[Mapping[str, Any
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHARDED)
 def test_fully_sharded_training(name: str, ranks: Sequence[Mapping[str, Any]]) -> None:
-    """Two ranks get where one process gets, on slow weights too; resumed from a full state dict bit for bit."""
+    """Two ranks get where one does, on the weights to evaluate too; resumed from a full state dict bit for bit."""
     expected = wrapped.in_one_process(name)
     for rank in ranks:
         seen = rank[name]

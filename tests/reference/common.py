@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import adafactor, adam, ademamix, amsgrad, diffgrad, dog, grams, lion
+from . import adafactor, adam, ademamix, amsgrad, diffgrad, dog, grams, lion, schedulefree
 from .notation import Array, Options, State
 from .transforms import SHARED, transform
 
@@ -33,6 +33,8 @@ STEPS: Mapping[str, tuple[Callable[..., list[Array]], Mapping[str, Any]]] = {
     "dog": (dog.step, dog.DOG),
     "ldog": (dog.step, dog.LDOG),
     "adafactor": (adafactor.step, adafactor.ADAFACTOR),
+    "schedulefreeadamw": (schedulefree.step, schedulefree.ADAMW),
+    "schedulefreesgd": (schedulefree.step, schedulefree.SGD),
 }
 
 

@@ -52,6 +52,10 @@ CASES = [
     Case("adafactor", {"min_dim_size_to_factor": 2, "beta1": 0.9, "weight_decay": 0.1, "decay_offset": 2}),
     Case("adafactor", {"min_dim_size_to_factor": 1, "beta1": 0.9, "momentum_of": "update"}),
     Case("adafactor", {"scale_parameter": False, "clip_threshold": None, "min_dim_size_to_factor": 3}),
+    Case("schedulefreeadamw", {"weight_decay": 0.1}),
+    Case("schedulefreeadamw", {"betas": (0.5, 0.0), "warmup_steps": 4, "r": 2.0, "weight_lr_power": 1.0}),
+    Case("schedulefreesgd"),
+    Case("schedulefreesgd", {"momentum": 0.98, "weight_decay": 0.1, "warmup_steps": 20}),
 ]
 
 SUMMING = {"adafactor", "dog", "ldog"}

@@ -16,8 +16,20 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader, TensorDataset
 
-from optzoo.integrations.lightning import AveragedWeightsCallback, OptimizerCLI, SlowWeightsCallback
-from optzoo.optimizers import AdamW, DoG, Lookahead, PolynomialDecayAverager
+from optzoo.integrations.lightning import (
+    AveragedWeightsCallback,
+    EvaluationWeightsCallback,
+    OptimizerCLI,
+    SlowWeightsCallback,
+)
+from optzoo.optimizers import (
+    AdamW,
+    DoG,
+    Lookahead,
+    PolynomialDecayAverager,
+    ScheduleFreeAdamW,
+    evaluation_weights,
+)
 
 from .problems import tensors
 
@@ -113,7 +125,7 @@ def trained_by_hand(make: Any, steps: int, averager: bool = False) -> tuple[dict
         if average is not None:
             average.update()
     trained = whole_state(model)
-    with average.averaged_parameters() if average else optimizer.slow_weights():
+    with evaluation_weights(average or optimizer):
         return trained, whole_state(model)
 
 
@@ -158,11 +170,18 @@ CLI_CASES: dict[str, dict[str, Any]] = {
 WEIGHTS: dict[str, tuple[Any, type[lightning.Callback]]] = {
     "Lookahead": (partial(Lookahead, base=AdamW, lr=0.05), SlowWeightsCallback),
     "average of DoG": (DoG, AveragedWeightsCallback),
+    "Schedule-Free": (partial(ScheduleFreeAdamW, lr=0.05, weight_decay=0.1), EvaluationWeightsCallback),
 }
 """What makes an optimizer, and the callback that goes with it."""
 
 
-WEIGHTS_ON_RANKS = [("Lookahead", False), ("Lookahead", True), ("average of DoG", True)]
+WEIGHTS_ON_RANKS = [
+    ("Lookahead", False),
+    ("Lookahead", True),
+    ("average of DoG", True),
+    ("Schedule-Free", False),
+    ("Schedule-Free", True),
+]
 """Each with a checkpoint that is whole or in shards."""
 
 

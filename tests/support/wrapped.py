@@ -19,7 +19,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import fully_shard
 
-from optzoo.optimizers import AdamW
+from optzoo.optimizers import AdamW, ScheduleFreeAdamW, evaluation_weights, has_evaluation_weights
 from optzoo.optimizers.cautious import Cautious
 from optzoo.optimizers.lookahead import Lookahead
 
@@ -64,6 +64,7 @@ SHARDED: Mapping[str, Make] = {
     "Lookahead(Cautious(torch AdamW))": partial(
         Lookahead, base=partial(Cautious, base=torch.optim.AdamW, lr=0.01, weight_decay=0.1), k=2
     ),
+    "Cautious(Schedule-Free)": partial(Cautious, base=ScheduleFreeAdamW, lr=0.01, weight_decay=0.1, warmup_steps=3),
 }
 
 
@@ -73,7 +74,7 @@ def fully_sharded(rank: int, directory: Path) -> None:
 
 
 def _train_fully_sharded(make: Make, rank: int) -> dict[str, Any]:
-    """Parameters not stopped, and stopped after three steps and resumed from a full state dict; the slow ones."""
+    """Parameters not stopped, and stopped after three steps and resumed from a full state dict; those to evaluate."""
     full, part = StateDictOptions(full_state_dict=True), slice(rank, None, 2)
     model, resumed = fully_shard(network()), fully_shard(network())
     optimizer: Any = make(model.parameters())
@@ -85,8 +86,8 @@ def _train_fully_sharded(make: Make, rank: int) -> dict[str, Any]:
     train(model, optimizer, range(3, 5), part)
     train(resumed, second, range(3, 5), part)
     seen = {"params": get_model_state_dict(model, options=full), "resumed": get_model_state_dict(resumed, options=full)}
-    if isinstance(optimizer, Lookahead):
-        with optimizer.slow_weights():
+    if has_evaluation_weights(optimizer):
+        with evaluation_weights(optimizer):
             seen["slow"] = get_model_state_dict(model, options=full)
         seen["after"] = get_model_state_dict(model, options=full)
     return seen
@@ -98,7 +99,7 @@ def in_one_process(name: str) -> dict[str, Mapping[str, Tensor]]:
     optimizer: Any = SHARDED[name](model.parameters())
     train(model, optimizer, range(5))
     seen = {"params": copy.deepcopy(model.state_dict())}
-    if isinstance(optimizer, Lookahead):
-        with optimizer.slow_weights():
+    if has_evaluation_weights(optimizer):
+        with evaluation_weights(optimizer):
             seen["slow"] = copy.deepcopy(model.state_dict())
     return seen
