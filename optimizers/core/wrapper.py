@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -13,6 +13,7 @@ from torch.optim.optimizer import ParamsT
 from optzoo.unwrapping import unwrapped
 
 from . import checkpoints
+from .closures import Closure, calls_backward
 from .eager import EagerFrame, eager
 from .first_step import FirstStep
 from .hooks import Within, hooked
@@ -145,11 +146,23 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
     def after_step(self, before: Any) -> None:
         """Called when the base has stepped."""
 
+    def evaluate(self, closure: Closure) -> Any:
+        """What the base gets for its closure: called as often as the base asks, the gradients it leaves are the base's.
+
+        A subclass may evaluate the user's closure again, at another point: see :class:`.closures.Evaluations`.
+        """
+        return closure()
+
+    @property
+    def closure_calls_backward(self) -> bool | None:
+        """What closure a step needs: one that calls backward(), one that does not, or, None, no closure; the base's."""
+        return calls_backward(self.base_optimizer)
+
     def check(self, action: str) -> None:
         """Raise RuntimeError where ``action`` is not possible now."""
 
     @hooked
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Closure | None = None) -> Any:
         """Step the base optimizer, and do what this wrapper adds.
 
         Step hooks are called once, torch's global ones among them, around all of it; those of the base around its part.
@@ -159,7 +172,7 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
         self.check("step()")
         return self._step(closure)
 
-    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def _step(self, closure: Closure | None = None) -> Any:
         before: list[Any] = []
         aside = self._set_aside()
 
@@ -176,7 +189,7 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
                 if closure is None:
                     value = self.base_optimizer.step()
                 else:
-                    value = self.base_optimizer.step(lambda: prepare(closure()))
+                    value = self.base_optimizer.step(lambda: prepare(self.evaluate(closure)))
         finally:
             for param, own in aside.items():
                 self.state[param].update(own)

@@ -1,0 +1,153 @@
+"""Closures that one step evaluates more than once, each time as if it were the first."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+Closure: TypeAlias = Callable[[], Any]
+
+
+def evaluated(closure: Closure) -> Any:
+    """The closure's value, with gradients enabled."""
+    with torch.enable_grad():
+        return closure()
+
+
+def calls_backward(optimizer: torch.optim.Optimizer) -> bool | None:
+    """Whether the closure that ``step`` needs calls backward(), or only returns the loss; None where it needs none.
+
+    An optimizer says so by an attribute ``closure_calls_backward``, which its options may decide; of one that does not,
+    a closure without default is an ordinary one.
+    """
+    said: bool | None = getattr(optimizer, "closure_calls_backward", None)
+    if said is not None:
+        return said
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return True if closure is not None and closure.default is closure.empty else None
+
+
+def set_gradients(params: Sequence[Tensor], gradients: Mapping[Tensor, Tensor]) -> None:
+    """Give ``params`` these gradients, and none where there is none."""
+    for p in params:
+        p.grad = gradients.get(p)
+
+
+class Evaluations:
+    """The evaluations of one closure in one step: the first, and others at points of their own.
+
+    All see the same random numbers of torch, and what the first leaves behind is what one leaves behind: the others
+    change neither generators nor buffers, so averages that modules keep, as in batch norm, see the first alone. Each
+    begins without gradients.
+
+    >>> w = nn.Parameter(torch.tensor([1.0]))
+    >>> def closure():
+    ...     loss = (w * torch.rand(1)).sum()
+    ...     loss.backward()
+    ...     return loss
+    >>> evaluations = Evaluations(closure, [w])
+    >>> with torch.no_grad():
+    ...     loss = evaluations.first("Example", "it calls backward()")
+    ...     with evaluations.again([w], keep_gradients=True) as gradients:
+    ...         w.mul_(2)
+    ...         again = evaluated(closure)
+    >>> torch.equal(again, 2 * loss), w.item()
+    (True, 1.0)
+    """
+
+    def __init__(self, closure: Closure, params: Sequence[Tensor]) -> None:
+        """params: those whose gradients the closure makes."""
+        self.closure, self.params = closure, params
+        self._devices = sorted({p.device for p in params if p.device.type not in ("cpu", "meta")}, key=str)
+        self._at_first = self._states()
+
+    def first(self, name: str, contract: str) -> Any:
+        """The closure's value where the parameters are.
+
+        Raises RuntimeError where it makes no gradient, by the optimizer's ``name`` and with what its closure must do.
+        """
+        set_gradients(self.params, {})
+        value = evaluated(self.closure)
+        if all(p.grad is None for p in self.params):
+            raise RuntimeError(f"{name}: no parameter has a gradient after the closure. {contract}")
+        return value
+
+    @contextmanager
+    def again(self, moved: Sequence[Tensor], *, keep_gradients: bool) -> Iterator[dict[Tensor, Tensor]]:
+        """A block in which ``moved`` may be displaced and the closure evaluated; it is given the first gradients.
+
+        Afterwards parameters, buffers and generators are as they were, to the bit, and so are the gradients if they are
+        kept or the block raises.
+        """
+        given = {p: p.grad for p in self.params if p.grad is not None}
+        # DistributedDataParallel writes the next ones into the same memory.
+        kept = {p: g.clone() for p, g in given.items()} if keep_gradients else given
+        points, after_first, done = Points(moved), self._states(), False
+        try:
+            self._restore(self._at_first)
+            set_gradients(self.params, {})
+            torch.clear_autocast_cache()  # which has the weights before they are moved
+            with buffers_kept():
+                yield kept
+            done = True
+        finally:
+            points.restore()
+            torch.clear_autocast_cache()
+            if keep_gradients or not done:
+                set_gradients(self.params, {p: g.copy_(kept[p]) for p, g in given.items()})
+            self._restore(after_first)
+
+    # The global random number generators a closure may draw from: that of the CPU and those of the devices
+
+    def _states(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *[torch.get_device_module(d).get_rng_state(d) for d in self._devices]]
+
+    def _restore(self, states: Sequence[Tensor]) -> None:
+        torch.set_rng_state(states[0])
+        for device, state in zip(self._devices, states[1:], strict=True):
+            torch.get_device_module(device).set_rng_state(state, device)
+
+
+class Points:
+    """Where some parameters are now, to bring them back to: subtracting a displacement would leave rounding errors."""
+
+    def __init__(self, params: Sequence[Tensor]) -> None:
+        self._points = [(p, p.detach().clone()) for p in params]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for p, point in self._points:
+            p.copy_(point)
+
+
+@contextmanager
+def buffers_kept() -> Iterator[None]:
+    """A block after which the buffers of all modules that run in it are as they were.
+
+    They are found by what is called: of a compiled module the outermost call is enough.
+    """
+    seen: set[int] = set()
+    kept: list[tuple[Tensor, Tensor, int]] = []
+
+    def keep(module: nn.Module, _: Any) -> None:
+        if id(module) in seen:
+            return
+        for part in module.modules():
+            if id(part) not in seen:
+                seen.add(id(part))
+                kept.extend((b, b.detach().clone(), b._version) for _, b in part.named_buffers(recurse=False))
+
+    handle = nn.modules.module.register_module_forward_pre_hook(keep)
+    try:
+        yield
+    finally:
+        handle.remove()
+        with torch.no_grad():
+            for buffer, copy, version in kept:
+                if buffer._version != version:
+                    buffer.copy_(copy)
