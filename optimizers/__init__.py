@@ -16,10 +16,12 @@ from .lion import Lion
 from .lookahead import Lookahead, slow_weights
 from .psgd import PSGD, PSGDLRA, PSGDDense, PSGDNewton, psgd_groups
 from .registry import OptimizerInfo, create_optimizer, list_optimizers, optimizer_info, register_optimizer
+from .sam import SAM
 
 __all__ = [
     "PSGD",
     "PSGDLRA",
+    "SAM",
     "AMSGrad",
     "AdEMAMix",
     "Adafactor",

@@ -26,7 +26,8 @@ from .groups import param_groups
 from .lion import Lion
 from .lookahead import Lookahead
 from .plugins import Plugins, check_class, import_path, is_path, path_of
-from .psgd import PSGD, psgd_groups
+from .psgd import PSGD, PSGDLRA, PSGDDense, PSGDNewton, psgd_groups
+from .sam import SAM
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _ELEMENTWISE = ("cautious", "foreach", "fused", "maximize", "capturable", "complex", "dtensor", "bfloat16")
@@ -50,12 +51,15 @@ class OptimizerInfo:
     """State per float32 parameter at default options, in bytes; None where nobody has said.
 
     Of a tensor that is not factored, for Adafactor: a factored matrix of a × b has 4 (a + b) bytes in all. Without the
-    factors of PSGD.
+    factors of PSGD and PSGDNewton and the matrix of PSGDDense.
     """
     tensor_bytes: int = 8
     """State per tensor beside it, in bytes: its step count and other single numbers."""
     supports: tuple[str, ...] = ()
     """Modes and kinds of parameters it works with; by default, of optzoo's subclasses those of its base classes."""
+    closure: str = ""
+    """The closure that ``step`` needs at default options: "backward" if that is to call backward(), as torch's ordinary
+    one does, "loss" if it is not to and returns the loss; "" if none is needed."""
     tuning_lr: float | None = None
     """The lr to begin tuning at, where the default is no number or not meant for that."""
     groups: Callable[..., list[dict[str, Any]]] = param_groups
@@ -86,6 +90,11 @@ class OptimizerInfo:
 _ADAM = "Adam: A Method for Stochastic Optimization, Kingma & Ba, 2015"
 _CAUTIOUS = "Cautious Optimizers: Improving Training with One Line of Code, Liang et al., 2024"
 _DOG = "DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule, Ivgi, Hinder & Carmon, 2023"
+
+_PSGD_PAPER = "Stochastic Hessian Fittings with Lie Groups, Li, 2024"
+_PSGD_NEWTON = "Curvature-Informed SGD via General Purpose Lie-Group Preconditioners, Pooladzandi & Li, 2024"
+_PSGD = tuple(name for name in _ELEMENTWISE if name != "capturable")
+_PSGD_WHOLE = tuple(name for name in _PSGD if name != "dtensor")
 
 _REGISTRY = {
     info.name: info
@@ -216,14 +225,59 @@ _REGISTRY = {
         OptimizerInfo(
             "psgd",
             PSGD,
-            "Stochastic Hessian Fittings with Lie Groups, Li, 2024",
+            _PSGD_PAPER,
             "2402.11858",
             "momentum whitened by a Kronecker-factored preconditioner that is fitted on the way",
             "fewer steps matter more than cheap ones; ill-conditioned problems",
             4,
             tensor_bytes=12,
-            supports=tuple(name for name in _ELEMENTWISE if name != "capturable"),
+            supports=_PSGD,
             groups=psgd_groups,
+        ),
+        OptimizerInfo(
+            "psgd_newton",
+            PSGDNewton,
+            _PSGD_NEWTON,
+            "2402.04553",
+            "Newton's method with Kronecker factors that are fitted to products of the Hessian with random vectors",
+            "the loss is smooth, and a step may cost two to three gradients",
+            4,
+            tensor_bytes=12,
+            closure="loss",
+            supports=_PSGD_WHOLE,
+        ),
+        OptimizerInfo(
+            "psgd_lra",
+            PSGDLRA,
+            _PSGD_NEWTON,
+            "2402.04553",
+            "momentum whitened, or Newton's method, with a low-rank preconditioner of all parameters together",
+            "coordinates of different tensors are coupled, and twenty numbers per parameter fit",
+            88,
+            tensor_bytes=20,
+            supports=_PSGD_WHOLE,
+        ),
+        OptimizerInfo(
+            "psgd_dense",
+            PSGDDense,
+            _PSGD_PAPER,
+            "2402.11858",
+            "Newton's method with one dense matrix for all parameters together",
+            "a few thousand parameters at most, badly scaled",
+            4,
+            tensor_bytes=12,
+            closure="loss",
+            supports=_PSGD_WHOLE,
+        ),
+        OptimizerInfo(
+            "sam",
+            SAM,
+            "Sharpness-Aware Minimization for Efficiently Improving Generalization, Foret et al., 2021",
+            "2010.01412",
+            "any optimizer on the gradient of the worst point nearby, at twice the price",
+            "generalization matters more than the time of a step: image classification, fine-tuning",
+            8,
+            closure="backward",
         ),
     )
 }

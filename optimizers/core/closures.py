@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from .joining import overlaps
+
 Closure: TypeAlias = Callable[[], Any]
 
 
@@ -129,10 +131,11 @@ class Points:
 def buffers_kept() -> Iterator[None]:
     """A block after which the buffers of all modules that run in it are as they were.
 
-    They are found by what is called: of a compiled module the outermost call is enough.
+    They are found by what is called. Of a compiled module the outermost call is enough; modules within a function that
+    is compiled as a whole are not seen. A buffer whose elements share memory cannot have been written to.
     """
     seen: set[int] = set()
-    kept: list[tuple[Tensor, Tensor, int]] = []
+    kept: list[tuple[Tensor, Tensor]] = []
 
     def keep(module: nn.Module, _: Any) -> None:
         if id(module) in seen:
@@ -140,7 +143,8 @@ def buffers_kept() -> Iterator[None]:
         for part in module.modules():
             if id(part) not in seen:
                 seen.add(id(part))
-                kept.extend((b, b.detach().clone(), b._version) for _, b in part.named_buffers(recurse=False))
+                own = [b for _, b in part.named_buffers(recurse=False) if b.layout is torch.strided and not overlaps(b)]
+                kept.extend((b, b.detach().clone()) for b in own)
 
     handle = nn.modules.module.register_module_forward_pre_hook(keep)
     try:
@@ -148,6 +152,5 @@ def buffers_kept() -> Iterator[None]:
     finally:
         handle.remove()
         with torch.no_grad():
-            for buffer, copy, version in kept:
-                if buffer._version != version:
-                    buffer.copy_(copy)
+            for buffer, before in kept:  # whether it has changed its version does not tell: batch norm's does not count
+                buffer.copy_(before)
