@@ -24,24 +24,8 @@ import torch
 from torch import Tensor
 
 from optzoo.optimizers import create_optimizer, list_optimizers, optimizer_info
+from optzoo.optimizers.core.closures import step_on_gradients
 
-FLOATS = {
-    "adam": 7,
-    "adamw": 7,
-    "grams": 7,
-    "lion": 5,
-    "amsgrad": 9,
-    "ademamix": 9,
-    "diffgrad": 9,
-    "dog": 6,
-    "ldog": 6,
-    "adafactor": 6,
-    "cautious": 10,
-    "lookahead": 11,
-}
-"""Floats per parameter a step reads and writes at least."""
-COUNT = {"cadamw": 3, "clion": 2}
-"""Floats a cautious step reads besides, gradient and buffers, to count what it keeps before it can scale."""
 OPTIONS = {"lookahead": {"k": 1}}
 """Options other than the defaults: with k=1 every step has Lookahead's sync, which reads and writes p and slow."""
 
@@ -84,8 +68,7 @@ def cases(only: Sequence[str]) -> Cases:
         "torch Adafactor": (torch.optim.Adafactor, 6),
     }
     for name in only:
-        base = {"cadamw": "adamw", "clion": "lion"}.get(name, name)
-        floats = FLOATS[base] + COUNT.get(name, 0) if base in FLOATS else None
+        floats = optimizer_info(name).floats
         modes: dict[str, dict[str, Any]] = {"default": {}}
         if "fused" in optimizer_info(name).defaults:
             modes["fused"] = {"fused": True}
@@ -111,13 +94,13 @@ def measure(
     optimizers = {name: factory(params) for name, (factory, _) in make.items()}
     for optimizer in optimizers.values():
         for _ in range(3):
-            optimizer.step()
+            step_on_gradients(optimizer)
     seconds: dict[str, list[float]] = {name: [] for name in optimizers}
     for _ in range(rounds):
         for name, optimizer in optimizers.items():
             synchronize(device)
             start = time.perf_counter()
-            optimizer.step()
+            step_on_gradients(optimizer)
             synchronize(device)
             seconds[name].append(time.perf_counter() - start)
     unit = statistics.median(seconds["torch AdamW fused"])

@@ -60,6 +60,11 @@ class OptimizerInfo:
     closure: str = ""
     """The closure that ``step`` needs at default options: "backward" if that is to call backward(), as torch's ordinary
     one does, "loss" if it is not to and returns the loss; "" if none is needed."""
+    sums: bool = False
+    """Whether a step depends on sums over whole tensors, whose last bits depend on the order of their memory."""
+    floats: float | None = None
+    """Floats per parameter that a step at default options reads and writes at least; None where arithmetic binds it, or
+    nobody has said. A cautious step reads the gradient and the buffers once more, to count before it can scale."""
     tuning_lr: float | None = None
     """The lr to begin tuning at, where the default is no number or not meant for that."""
     groups: Callable[..., list[dict[str, Any]]] = param_groups
@@ -100,7 +105,14 @@ _REGISTRY = {
     info.name: info
     for info in (
         OptimizerInfo(
-            "adam", Adam, _ADAM, "1412.6980", "mean of gradients over root of their mean square", "the baseline", 8
+            "adam",
+            Adam,
+            _ADAM,
+            "1412.6980",
+            "mean of gradients over root of their mean square",
+            "the baseline",
+            8,
+            floats=7,
         ),
         OptimizerInfo(
             "adamw",
@@ -110,6 +122,7 @@ _REGISTRY = {
             "Adam with decoupled weight decay",
             "the default choice for neural networks",
             8,
+            floats=7,
         ),
         OptimizerInfo(
             "amsgrad",
@@ -119,6 +132,7 @@ _REGISTRY = {
             "Adam over the largest second moment so far",
             "rare large gradients keep Adam from converging",
             12,
+            floats=9,
         ),
         OptimizerInfo(
             "ademamix",
@@ -128,6 +142,7 @@ _REGISTRY = {
             "Adam plus a slow average over the last 10,000 gradients",
             "long training runs, language models above all",
             12,
+            floats=9,
         ),
         OptimizerInfo(
             "grams",
@@ -137,6 +152,7 @@ _REGISTRY = {
             "size of Adam's update, sign of the gradient",
             "noisy training with beta1 near 0.9",
             8,
+            floats=7,
         ),
         OptimizerInfo(
             "lion",
@@ -146,6 +162,7 @@ _REGISTRY = {
             "sign of an interpolated momentum",
             "large batches; half of Adam's state",
             4,
+            floats=5,
         ),
         OptimizerInfo(
             "diffgrad",
@@ -155,6 +172,7 @@ _REGISTRY = {
             "Adam slowed down where the gradient barely changes",
             "to reproduce the paper; elsewhere near Adam at half the lr",
             12,
+            floats=9,
         ),
         OptimizerInfo(
             "cadamw",
@@ -164,6 +182,7 @@ _REGISTRY = {
             "AdamW without the coordinates that disagree with the gradient",
             "wherever AdamW works, at AdamW's settings",
             8,
+            floats=10,
         ),
         OptimizerInfo(
             "clion",
@@ -173,6 +192,7 @@ _REGISTRY = {
             "Lion without the coordinates that disagree with the gradient",
             "wherever Lion works, at Lion's settings",
             4,
+            floats=7,
         ),
         OptimizerInfo(
             "cautious",
@@ -182,6 +202,7 @@ _REGISTRY = {
             "any optimizer without the coordinates that disagree with the gradient",
             "wherever the optimizer inside works, at its settings",
             8,
+            floats=10,
         ),
         OptimizerInfo(
             "lookahead",
@@ -191,6 +212,7 @@ _REGISTRY = {
             "every k steps of any optimizer, go back half of the way",
             "noisy gradients or a large lr, around an optimizer that works",
             12,
+            floats=11,
         ),
         OptimizerInfo(
             "dog",
@@ -201,6 +223,8 @@ _REGISTRY = {
             "no learning rate is to be tuned; evaluate on the average of the iterates",
             4,
             tensor_bytes=16,
+            sums=True,
+            floats=6,
         ),
         OptimizerInfo(
             "ldog",
@@ -211,6 +235,8 @@ _REGISTRY = {
             "no learning rate is to be tuned, on transformers above all",
             4,
             tensor_bytes=16,
+            sums=True,
+            floats=6,
         ),
         OptimizerInfo(
             "adafactor",
@@ -221,6 +247,8 @@ _REGISTRY = {
             "memory is short, or the model is of the T5 family",
             4,
             tuning_lr=1e-2,
+            sums=True,
+            floats=6,
         ),
         OptimizerInfo(
             "psgd",
@@ -235,7 +263,7 @@ _REGISTRY = {
             groups=psgd_groups,
         ),
         OptimizerInfo(
-            "psgd_newton",
+            "psgdnewton",
             PSGDNewton,
             _PSGD_NEWTON,
             "2402.04553",
@@ -247,7 +275,7 @@ _REGISTRY = {
             supports=_PSGD_WHOLE,
         ),
         OptimizerInfo(
-            "psgd_lra",
+            "psgdlra",
             PSGDLRA,
             _PSGD_NEWTON,
             "2402.04553",
@@ -256,9 +284,10 @@ _REGISTRY = {
             88,
             tensor_bytes=20,
             supports=_PSGD_WHOLE,
+            sums=True,
         ),
         OptimizerInfo(
-            "psgd_dense",
+            "psgddense",
             PSGDDense,
             _PSGD_PAPER,
             "2402.11858",
@@ -268,6 +297,7 @@ _REGISTRY = {
             tensor_bytes=12,
             closure="loss",
             supports=_PSGD_WHOLE,
+            sums=True,
         ),
         OptimizerInfo(
             "sam",
@@ -278,6 +308,7 @@ _REGISTRY = {
             "generalization matters more than the time of a step: image classification, fine-tuning",
             8,
             closure="backward",
+            sums=True,
         ),
     )
 }

@@ -34,6 +34,53 @@ def calls_backward(optimizer: torch.optim.Optimizer) -> bool | None:
     return True if closure is not None and closure.default is closure.empty else None
 
 
+def step_on(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Any:
+    """A step on a loss: by the closure that the optimizer needs or, where it needs none, after backward()."""
+    kind = calls_backward(optimizer)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        value = loss()
+        if kind is not False:
+            torch.autograd.backward(value)
+        return value
+
+    if kind is None:
+        closure()
+        return optimizer.step()
+    return optimizer.step(closure)
+
+
+def step_on_gradients(optimizer: torch.optim.Optimizer, curvature: float = 0.0) -> Any:
+    """A step on the gradients that are there, for measurements of steps whatever closure they need.
+
+    curvature: of the loss that has these gradients here, in all directions; what makes a second evaluation differ.
+    """
+    kind = calls_backward(optimizer)
+    if kind is None:
+        return optimizer.step()
+    given = [(p, p.grad) for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    starts = [p.detach().clone() for p, _ in given] if curvature else []
+
+    def ordinary() -> None:
+        for i, (p, g) in enumerate(given):
+            p.grad = g.add(p.detach() - starts[i], alpha=curvature) if curvature else g
+
+    def plain() -> Tensor:
+        total = torch.zeros((), dtype=torch.float64)
+        for i, (p, g) in enumerate(given):
+            p.grad = None
+            p, g, start = [_real(t) for t in (p, g, starts[i] if curvature else p.detach())]
+            total = total + ((p * g).sum() + (p - start).square().sum() * (curvature / 2)).to(total)
+        return total
+
+    return optimizer.step(ordinary if kind else plain)
+
+
+def _real(t: Tensor) -> Tensor:
+    return torch.view_as_real(t.resolve_conj()) if t.is_complex() else t
+
+
 def set_gradients(params: Sequence[Tensor], gradients: Mapping[Tensor, Tensor]) -> None:
     """Give ``params`` these gradients, and none where there is none."""
     for p in params:
@@ -56,7 +103,7 @@ class Evaluations:
     >>> with torch.no_grad():
     ...     loss = evaluations.first("Example", "it calls backward()")
     ...     with evaluations.again([w], keep_gradients=True) as gradients:
-    ...         w.mul_(2)
+    ...         _ = w.mul_(2)
     ...         again = evaluated(closure)
     >>> torch.equal(again, 2 * loss), w.item()
     (True, 1.0)

@@ -81,6 +81,12 @@ BAD_VALUES = {
     "adamw": [1, None],
     "adamw_betas": [(0.9, 1.0), (0.9,), None],
     "adamw_eps": [-1e-8, None],
+    "hessian": ["newton", None],
+    "rank": [-1, 1.5, None],
+    "grad_clip_max_norm": [0.0, "all"],
+    "rho": [-0.1, None],
+    "adaptive": [1, None],
+    "eta": [-1e-3, None],
 }
 
 CASES = [

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from optzoo.optimizers import create_optimizer, list_optimizers, optimizer_info
+from optzoo.optimizers.core.closures import step_on_gradients
 from support.cases import SIGN_OF_GRADIENT
 from support.problems import gradients, tensors, trajectory
 
@@ -155,6 +156,6 @@ def test_zero_lr_and_zero_gradient_move_nothing(name: str) -> None:
         before = p.detach().clone()
         opt = create_optimizer(name, [p], lr=0.0, weight_decay=0.5, **options)
         p.grad = torch.zeros_like(p)
-        opt.step()
+        step_on_gradients(opt)
         assert torch.equal(p, before)
         assert all(value.isfinite().all() for value in opt.state[p].values())

@@ -21,12 +21,15 @@ def row_of(name: str) -> list[str]:
 
 def per_tensor(name: str) -> int:
     """Of the README's sentence under its table."""
-    common, dog, psgd = re.findall(
-        r"plus (\d+) bytes per tensor for its step count; `DoG` and `LDoG` have (\d+) per tensor, `PSGD` (\d+)\s"
-        r"and 4 for every factor\.",
-        README,
-    )[0]
-    return int({"dog": dog, "ldog": dog, "psgd": psgd}.get(name, common))
+    ((common, others),) = re.findall(
+        r"plus (\d+) bytes per tensor for its step count; (.*?),?\sand 4 for every factor\.", README, re.S
+    )
+    own = {
+        cls: int(count)
+        for classes, count in re.findall(r"((?:`\w+`(?:, | and )?)+)(?:\shave)?\s(\d+)", others)
+        for cls in re.findall(r"`(\w+)`", classes)
+    }
+    return own.get(optimizer_info(name).optimizer_class.__name__, int(common))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
