@@ -12,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from .adam import AdamW
 from .core.buckets import local, sharding
-from .core.closures import Closure, Evaluations, Points, calls_backward, evaluated
+from .core.closures import Closure, Evaluations, Points, calls_backward, evaluated, is_still
 from .core.making import Base
 from .core.options import NON_NEGATIVE, Rule, describe, one_of
 from .core.reductions import over_shards
@@ -131,7 +131,7 @@ class SAM(OptimizerWrapper):
         closure: clears the gradients, computes the loss, calls backward() and returns the loss; called twice. None only
         after :meth:`ascend` and :meth:`descend`.
         """
-        if closure is None and not self._explicit.descended:
+        if closure is None and not self._explicit.descended and not is_still(self):
             self.check("step()")
             raise TypeError(
                 f"SAM needs step(closure), and there is no closure. {_CONTRACT}; where that cannot be, as with a "

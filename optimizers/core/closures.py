@@ -34,6 +34,14 @@ def calls_backward(optimizer: torch.optim.Optimizer) -> bool | None:
     return True if closure is not None and closure.default is closure.empty else None
 
 
+def is_still(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether every lr is 0: such a step makes state and moves nothing, so it needs no closure.
+
+    torch.distributed.checkpoint makes one, without a closure, when it reads a fresh optimizer.
+    """
+    return all(not group.get("lr", 1) for group in optimizer.param_groups)
+
+
 def step_on(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Any:
     """A step on a loss: by the closure that the optimizer needs or, where it needs none, after backward()."""
     kind = calls_backward(optimizer)

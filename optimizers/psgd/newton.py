@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..core import Optimizer
 from ..core.buckets import Bucket, is_dtensor
-from ..core.closures import Closure, Evaluations, evaluated, set_gradients
+from ..core.closures import Closure, Evaluations, evaluated, is_still, set_gradients
 from ..core.first_step import flat_pieces
 from ..core.options import one_of
 from ..core.rule import working_dtype
@@ -75,7 +75,7 @@ class Newton(Optimizer):
         closure: returns the loss; whether it calls backward is up to the option ``hessian``. Its value is returned.
         """
         method = self.param_groups[0]["hessian"]
-        if method is None:
+        if method is None or (closure is None and is_still(self)):
             loss = None if closure is None else evaluated(closure)
             self.descend(self.buckets(lambda p: p.grad))
             return loss

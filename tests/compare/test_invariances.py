@@ -17,6 +17,9 @@ CARD = {
     "dog": ["approx", "yes", "approx", "approx", "yes"],
     "ldog": ["approx", "yes", "approx", "approx", "yes"],
     "lion": ["yes", "yes", "no", "no", "yes"],
+    "psgddense": ["approx", "no", "no", "no", "yes"],  # of random vectors, which are not transformed
+    "psgdlra": ["no", "no", "no", "no", "yes"],
+    "psgdnewton": ["no", "no", "no", "no", "yes"],
     "psgd": ["no", "approx", "approx", "approx", "yes"],  # its preconditioner starts at the scale 1
 }
 

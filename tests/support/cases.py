@@ -106,7 +106,7 @@ _FACTS: Mapping[str, Facts] = {
     "psgdnewton": Facts(positional=True, one_graph=False, more_bytes=kronecker),
     "psgdlra": Facts(positional=True, together=True, one_graph=False),
     "psgddense": Facts(positional=True, together=True, one_graph=False, more_bytes=dense),
-    "sam": Facts(together=True, one_graph=False),
+    "sam": Facts(one_graph=False),
 }
 
 
