@@ -129,7 +129,7 @@ class SAM(OptimizerWrapper):
         """A step of the base with the gradients at θ + ε.
 
         closure: clears the gradients, computes the loss, calls backward() and returns the loss; called twice. None only
-        after :meth:`ascend` and :meth:`descend`.
+        after :meth:`ascend` and :meth:`descend`; a closure that is given then, as Lightning does, is called once.
         """
         if closure is None and not self._explicit.descended and not is_still(self):
             self.check("step()")
@@ -142,8 +142,8 @@ class SAM(OptimizerWrapper):
         return value
 
     def evaluate(self, closure: Closure) -> Any:
-        """The first value, with the gradients at θ + ε."""
-        if not any(group["sam_rho"] for group in self.param_groups):
+        """The first value, with the gradients at θ + ε, unless :meth:`descend` has left those already."""
+        if self._explicit.descended or not any(group["sam_rho"] for group in self.param_groups):
             return closure()
         with torch.no_grad():
             evaluations = Evaluations(closure, [p for group in self.param_groups for p in group["params"]])
@@ -164,7 +164,7 @@ class SAM(OptimizerWrapper):
                 "SAM: ascend() needs the gradients at θ, and no parameter has one; call backward() first"
             )
         moves = self._moves()
-        self._explicit.points = Points([move.p for move in moves])
+        self._explicit.points, self._explicit.descended = Points([move.p for move in moves]), False
         _displace(moves)
 
     def descend(self) -> None:

@@ -203,7 +203,9 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
     @eager
     @torch.no_grad()
     def _before(self, aside: Mapping[Tensor, Mapping[str, Any]]) -> Any:
-        if not isinstance(self.base_optimizer, FirstStep):
+        base = self.base_optimizer
+        whole = not self.is_native(base) and any(map(self.takes_whole_parameters, self.param_groups))
+        if whole or not isinstance(base, FirstStep):
             self.begin()
         return self.before_step(aside)
 

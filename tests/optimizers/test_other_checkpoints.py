@@ -50,10 +50,10 @@ SOURCES: Mapping[str, Any] = {
     "torch SGD": partial(torch.optim.SGD, momentum=0.9),
     "torch RMSprop": torch.optim.RMSprop,
 }
+ADAMWS = ("adamw", "lookahead", "sam")  # itself, or around it
 SAME = {
-    *(("adamw", source) for source in ("lookahead", "torch AdamW")),
-    *(("lookahead", source) for source in ("adamw", "torch AdamW")),
-    *(("cautious", source) for source in ("adamw", "lookahead", "torch AdamW")),  # what it is around
+    *((target, source) for target in ADAMWS for source in (*ADAMWS, "torch AdamW")),
+    *(("cautious", source) for source in (*ADAMWS, "torch AdamW")),  # what it is around
     ("cadamw", "cautious"),
     *(("adam", source) for source in ("torch Adam", "torch AdamW", "torch NAdam")),  # which say no more of themselves
 }
