@@ -45,6 +45,7 @@ def is_still(optimizer: torch.optim.Optimizer) -> bool:
 def step_on(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Any:
     """A step on a loss: by the closure that the optimizer needs or, where it needs none, after backward()."""
     kind = calls_backward(optimizer)
+    step: Callable[..., Any] = optimizer.step
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -55,8 +56,8 @@ def step_on(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Any
 
     if kind is None:
         closure()
-        return optimizer.step()
-    return optimizer.step(closure)
+        return step()
+    return step(closure)
 
 
 def step_on_gradients(optimizer: torch.optim.Optimizer, curvature: float = 0.0) -> Any:
@@ -82,7 +83,8 @@ def step_on_gradients(optimizer: torch.optim.Optimizer, curvature: float = 0.0) 
             total = total + ((p * g).sum() + (p - start).square().sum() * (curvature / 2)).to(total)
         return total
 
-    return optimizer.step(ordinary if kind else plain)
+    step: Callable[..., Any] = optimizer.step
+    return step(ordinary if kind else plain)
 
 
 def _real(t: Tensor) -> Tensor:
