@@ -5,100 +5,34 @@ from __future__ import annotations
 import fnmatch
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from . import core
 from .adafactor import Adafactor
 from .adam import Adam, AdamW
 from .ademamix import AdEMAMix
 from .amsgrad import AMSGrad
 from .cautious import CAdamW, Cautious, CLion
 from .core.options import nearest
-from .core.wrapper import OptimizerWrapper
 from .diffgrad import DiffGrad
 from .dog import DoG, LDoG
 from .grams import Grams
 from .groups import param_groups
+from .info import ELEMENTWISE, OptimizerInfo
 from .lion import Lion
 from .lookahead import Lookahead
 from .plugins import Plugins, check_class, import_path, is_path, path_of
 from .psgd import PSGD, PSGDLRA, PSGDDense, PSGDNewton, psgd_groups
 from .sam import SAM
 
-_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_ELEMENTWISE = ("cautious", "foreach", "fused", "maximize", "capturable", "complex", "dtensor", "bfloat16")
-
-
-@dataclass(frozen=True)
-class OptimizerInfo:
-    """What an optimizer is, where it comes from and what it costs; of a plugin, what its authors say of it."""
-
-    name: str
-    """The name ``create_optimizer`` takes, in lower case; of one that is not registered its import path."""
-    optimizer_class: type[Optimizer]
-    paper: str = ""
-    """Title, authors and year."""
-    arxiv: str = ""
-    """Identifier of the paper: https://arxiv.org/abs/<arxiv>."""
-    description: str = ""
-    """What it does to the update."""
-    use_when: str = ""
-    state_bytes: int | None = None
-    """State per float32 parameter at default options, in bytes; None where nobody has said.
-
-    Of a tensor that is not factored, for Adafactor: a factored matrix of a × b has 4 (a + b) bytes in all. Without the
-    factors of PSGD and PSGDNewton and the matrix of PSGDDense.
-    """
-    tensor_bytes: int = 8
-    """State per tensor beside it, in bytes: its step count and other single numbers."""
-    supports: tuple[str, ...] = ()
-    """Modes and kinds of parameters it works with; by default, of optzoo's subclasses those of its base classes."""
-    closure: str = ""
-    """The closure that ``step`` needs at default options: "backward" if that is to call backward(), as torch's ordinary
-    one does, "loss" if it is not to and returns the loss; "" if none is needed."""
-    sums: bool = False
-    """Whether a step depends on sums over whole tensors, whose last bits depend on the order of their memory."""
-    floats: float | None = None
-    """Floats per parameter that a step at default options reads and writes at least; None where arithmetic binds it, or
-    nobody has said. A cautious step reads the gradient and the buffers once more, to count before it can scale."""
-    tuning_lr: float | None = None
-    """The lr to begin tuning at, where the default is no number or not meant for that."""
-    groups: Callable[..., list[dict[str, Any]]] = param_groups
-    """Makes the parameter groups of a model, from the model, the weight decay and options of its own."""
-
-    def __post_init__(self) -> None:
-        if not self.supports and isinstance(self.optimizer_class, type):
-            ours = issubclass(self.optimizer_class, (core.Optimizer, OptimizerWrapper))
-            object.__setattr__(self, "supports", _ELEMENTWISE if ours else ())
-
-    @property
-    def base(self) -> type[Optimizer] | None:
-        """What a wrapper such as Lookahead wraps unless told otherwise; None for other optimizers."""
-        return getattr(self.optimizer_class, "default_base", None)
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """The constructor's options with their defaults; for a wrapper those of its default base too."""
-        options: dict[str, Any] = {}
-        for constructor in filter(None, (self.base, self.optimizer_class)):
-            _, *parameters = inspect.signature(constructor).parameters.values()
-            for parameter in parameters:
-                if parameter.name != "base" and parameter.kind not in _VARIADIC:
-                    options[parameter.name] = parameter.default
-        return options
-
-
 _ADAM = "Adam: A Method for Stochastic Optimization, Kingma & Ba, 2015"
 _CAUTIOUS = "Cautious Optimizers: Improving Training with One Line of Code, Liang et al., 2024"
 _DOG = "DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule, Ivgi, Hinder & Carmon, 2023"
-
 _PSGD_PAPER = "Stochastic Hessian Fittings with Lie Groups, Li, 2024"
 _PSGD_NEWTON = "Curvature-Informed SGD via General Purpose Lie-Group Preconditioners, Pooladzandi & Li, 2024"
-_PSGD = tuple(name for name in _ELEMENTWISE if name != "capturable")
+_PSGD = tuple(name for name in ELEMENTWISE if name != "capturable")
 _PSGD_WHOLE = tuple(name for name in _PSGD if name != "dtensor")
 
 _REGISTRY = {
