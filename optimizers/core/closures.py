@@ -122,7 +122,7 @@ class Evaluations:
     def __init__(self, closure: Closure, params: Sequence[Tensor]) -> None:
         """params: those whose gradients the closure makes."""
         self.closure, self.params = closure, params
-        self._devices = sorted({p.device for p in params if p.device.type not in ("cpu", "meta")}, key=str)
+        self._devices = self._devices_of(params)
         self._at_first = self._states()
 
     def first(self, name: str, contract: str) -> Any:
@@ -162,6 +162,10 @@ class Evaluations:
             self._restore(after_first)
 
     # The global random number generators a closure may draw from: that of the CPU and those of the devices
+
+    @staticmethod
+    def _devices_of(params: Sequence[Tensor]) -> list[torch.device]:
+        return sorted({p.device for p in params if p.device.type not in ("cpu", "meta")}, key=str)
 
     def _states(self) -> list[Tensor]:
         return [torch.get_rng_state(), *[torch.get_device_module(d).get_rng_state(d) for d in self._devices]]

@@ -218,6 +218,22 @@ def test_newton_methods_have_the_closure_they_need(kind: type, hessian: str):
     assert run(Bowl, get_candidate("psgd"), 0.1, limit=20).curve[-1].gradients == 20
 
 
+def test_what_a_second_evaluation_costs_is_counted():
+    """A product with the Hessian only where it is asked for; two gradients of SAM, on the same data."""
+
+    def gradients(optimizer: str, **options: Any) -> int:
+        trial = run(DigitsMLP, get_candidate(optimizer, options=options), 0.01, limit=20)
+        assert trial.failure is None
+        assert trial.curve[-1].metric < trial.curve[0].metric
+        return trial.curve[-1].gradients
+
+    assert gradients("sam") == 40
+    assert gradients("sam", rho=0.0) == 20
+    for hessian in ("exact", "finite_difference"):
+        assert gradients("psgdnewton", hessian=hessian, precond_update_probability=0.5) == 30
+    assert gradients("psgdlra") == 20
+
+
 def test_the_key_changes_with_everything_that_changes_the_result_and_nothing_else():
     base = Request(DigitsMLP, get_candidate("adamw"), {"lr": 0.1}, 0)
     others = [

@@ -125,6 +125,34 @@ def test_modules_that_do_not_run_are_not_looked_at() -> None:
     assert idle.running_mean.tolist() == [2.0] * 3  # type: ignore[union-attr, operator]
 
 
+def test_generators_of_devices_are_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of the CPU: back to where they were at first, and on to where the first evaluation left them."""
+
+    class Device:
+        state = 0
+
+        def get_rng_state(self, device: Any) -> int:
+            assert device == torch.device("cuda", 1)
+            return self.state
+
+        def set_rng_state(self, state: int, device: Any) -> None:
+            self.state = state
+
+    device, seen = Device(), []
+    monkeypatch.setattr(torch, "get_device_module", lambda _: device)
+    monkeypatch.setattr(Evaluations, "_devices_of", staticmethod(lambda params: [torch.device("cuda", 1)]))
+    model = nn.Linear(4, 3)
+
+    def closure() -> Tensor:
+        seen.append(device.state)
+        device.state += 5
+        return closure_of(model)()
+
+    again(model, closure, keep=False)
+    again(model, closure, keep=True)
+    assert (seen, device.state) == ([0, 0, 5, 5], 10)
+
+
 def test_autocast_does_not_keep_the_weights_from_before() -> None:
     """Within autocast weights are cast once: without care the second evaluation has those of the first."""
     model, seen = nn.Linear(4, 3), []
