@@ -12,7 +12,7 @@ from torch.optim.optimizer import ParamsT
 
 from .adam import AdamW
 from .core.buckets import local, sharding
-from .core.closures import Closure, Evaluations, Points, calls_backward, evaluated, is_still
+from .core.closures import Closure, Evaluations, Points, evaluated, is_still
 from .core.making import Base
 from .core.options import NON_NEGATIVE, Rule, describe, one_of
 from .core.reductions import over_shards
@@ -110,15 +110,6 @@ class SAM(OptimizerWrapper):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._explicit = _Explicit(None, False)
-
-    def check_base(self, optimizer: torch.optim.Optimizer) -> None:
-        super().check_base(optimizer)
-        if calls_backward(optimizer) is False:
-            name = type(optimizer).__name__
-            raise ValueError(
-                f"SAM around {name}: SAM needs the gradients of its closure, and that of {name} returns the loss "
-                "without calling backward(); make the base with hessian='finite_difference'"
-            )
 
     def takes_whole_parameters(self, group: Mapping[str, Any]) -> bool:
         return bool(group["sam_rho"])

@@ -106,6 +106,11 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
                 options = ", ".join(key for key in self.rules if self.prefix + key not in self.counters)
                 raise ValueError(f"{name} around {name}: one {name} is enough; set {options} there")
             inner = inner.base_optimizer
+        if calls_backward(optimizer) is False and not self.is_native(optimizer):
+            raise ValueError(
+                f"{name} around {type(optimizer).__name__}, whose closure does not call backward(): {name} needs the "
+                "gradients that it leaves; PSGD's take such a closure with hessian='finite_difference'"
+            )
         taken = [key for key in self._keys() if key in inner.defaults and not self.is_native(inner)]
         if taken:
             raise ValueError(
@@ -147,10 +152,7 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
         """Called when the base has stepped."""
 
     def evaluate(self, closure: Closure) -> Any:
-        """What the base gets for its closure: called as often as the base asks, the gradients it leaves are the base's.
-
-        A subclass may evaluate the user's closure again, at another point: see :class:`.closures.Evaluations`.
-        """
+        """The closure as the base gets it; a subclass may evaluate it again, see :class:`.closures.Evaluations`."""
         return closure()
 
     @property
@@ -203,9 +205,8 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
     @eager
     @torch.no_grad()
     def _before(self, aside: Mapping[Tensor, Mapping[str, Any]]) -> Any:
-        base = self.base_optimizer
-        whole = not self.is_native(base) and any(map(self.takes_whole_parameters, self.param_groups))
-        if whole or not isinstance(base, FirstStep):
+        whole = not self.is_native(self.base_optimizer) and any(map(self.takes_whole_parameters, self.param_groups))
+        if whole or not isinstance(self.base_optimizer, FirstStep):
             self.begin()
         return self.before_step(aside)
 

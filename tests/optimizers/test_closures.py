@@ -9,7 +9,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optzoo.optimizers import PSGDLRA, SAM, Lookahead, PSGDDense, PSGDNewton, create_optimizer, list_optimizers
+from optzoo.optimizers import (
+    PSGDLRA,
+    SAM,
+    Cautious,
+    Lookahead,
+    PSGDDense,
+    PSGDNewton,
+    create_optimizer,
+    list_optimizers,
+)
 from optzoo.optimizers.core.closures import Evaluations, calls_backward, evaluated
 from support.checkpoints import differences
 
@@ -169,7 +178,7 @@ def test_autocast_does_not_keep_the_weights_from_before() -> None:
         (torch.optim.LBFGS, True),
         (Lookahead, None),
         (lambda params: Lookahead(params, torch.optim.LBFGS), True),
-        (lambda params: Lookahead(params, PSGDNewton), False),
+        (lambda params: Cautious(params, PSGDNewton), False),
         (lambda params: PSGDNewton(params, hessian="finite_difference"), True),
         (PSGDDense, False),
         (PSGDLRA, None),

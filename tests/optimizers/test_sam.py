@@ -426,8 +426,15 @@ def test_sparse_gradients_are_refused() -> None:
         (lambda params: SAM([{"params": params, "sam_rho": "x"}]), r"sam_rho must be .* got 'x'"),
         (lambda params: SAM(SAM(params)), r"SAM around SAM: one SAM is enough; set rho, adaptive, eta there"),
         (lambda params: SAM(Lookahead(SAM(params))), "SAM around SAM"),
-        (lambda params: SAM(params, PSGDNewton), r"PSGDNewton returns the loss .*hessian='finite_difference'"),
-        (lambda params: SAM(Lookahead(PSGDDense(params))), "around Lookahead: SAM needs the gradients"),
+        (
+            lambda params: SAM(params, PSGDNewton),
+            "PSGDNewton, whose closure does not .*'finite_difference'",
+        ),
+        (
+            lambda params: SAM(Lookahead(PSGDDense(params))),
+            "Lookahead around PSGDDense, .* needs the gradients",
+        ),
+        (lambda params: SAM(Cautious(params, PSGDNewton)), "SAM around Cautious, .* SAM needs the gradients"),
         (lambda params: Cautious(SAM(params)), r"put Cautious inside: SAM\(Cautious"),
     ],
 )
