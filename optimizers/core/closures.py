@@ -39,7 +39,7 @@ def is_still(optimizer: torch.optim.Optimizer) -> bool:
 
     torch.distributed.checkpoint makes one, without a closure, when it reads a fresh optimizer.
     """
-    return all(not group.get("lr", 1) for group in optimizer.param_groups)
+    return all(group.get("lr") is not None and not group["lr"] for group in optimizer.param_groups)
 
 
 def step_on(optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> Any:

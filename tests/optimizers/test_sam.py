@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 
 from optzoo.optimizers import SAM, AdamW, Cautious, Lookahead, PSGDDense, PSGDNewton, create_optimizer
 from reference import Reference
@@ -389,12 +390,27 @@ def test_a_step_without_a_closure_says_what_there_is() -> None:
     w.grad = torch.ones_like(w)
     with pytest.raises(TypeError, match=r"needs step\(closure\).*calls loss.backward\(\).*GradScaler.*ascend\(\)"):
         optimizer.step()
+    optimizer.param_groups[0]["lr"] = None  # of one that has steps of its own
+    with pytest.raises(TypeError, match="needs step"):
+        optimizer.step()
     with pytest.raises(RuntimeError, match=r"descend\(\) comes back .* ascend"):
         optimizer.descend()
     w.grad = None
     with pytest.raises(RuntimeError, match=r"ascend\(\) needs the gradients at θ.*backward\(\) first"):
         optimizer.ascend()
     assert w.item() == 1
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_a_distributed_checkpoint_reads_a_fresh_one() -> None:
+    """torch makes its state by a step of lr 0, for which there is no closure."""
+    model = nn.Linear(3, 2)
+    before = copy.deepcopy(model.state_dict())
+    optimizer = SAM(model.parameters(), torch.optim.AdamW, lr=0.1)
+    state = get_optimizer_state_dict(model, optimizer)["state"]
+    assert state.keys() == {"weight", "bias"}
+    assert differences(model.state_dict(), before) == []
+    assert optimizer.param_groups[0]["lr"] == 0.1
 
 
 def test_a_closure_without_backward() -> None:
