@@ -4,8 +4,9 @@
 
 F is torch.optim.AdamW(fused=True) on the same tensors, which moves 7 floats per parameter: read p, g, m, v, write p,
 m, v. An optimizer that must move n floats has the floor n/7 F; one that arithmetic binds, such as PSGD, has none, and
-so has a plugin. Every case steps once per round, rounds are
-interleaved, and the median over the rounds counts: on a shared machine only ratios within one run mean anything.
+so has a plugin. Every case steps once per round, rounds are interleaved, and the median over the rounds counts: on a
+shared machine only ratios within one run mean anything. Left out, unless asked for, are optimizers that evaluate a
+closure or keep more than 16 bytes per parameter.
 """
 
 from __future__ import annotations
@@ -24,24 +25,8 @@ import torch
 from torch import Tensor
 
 from optzoo.optimizers import create_optimizer, list_optimizers, optimizer_info
+from optzoo.optimizers.core.closures import step_on_gradients
 
-FLOATS = {
-    "adam": 7,
-    "adamw": 7,
-    "grams": 7,
-    "lion": 5,
-    "amsgrad": 9,
-    "ademamix": 9,
-    "diffgrad": 9,
-    "dog": 6,
-    "ldog": 6,
-    "adafactor": 6,
-    "cautious": 10,
-    "lookahead": 11,
-}
-"""Floats per parameter a step reads and writes at least."""
-COUNT = {"cadamw": 3, "clion": 2}
-"""Floats a cautious step reads besides, gradient and buffers, to count what it keeps before it can scale."""
 OPTIONS = {"lookahead": {"k": 1}}
 """Options other than the defaults: with k=1 every step has Lookahead's sync, which reads and writes p and slow."""
 
@@ -84,8 +69,7 @@ def cases(only: Sequence[str]) -> Cases:
         "torch Adafactor": (torch.optim.Adafactor, 6),
     }
     for name in only:
-        base = {"cadamw": "adamw", "clion": "lion"}.get(name, name)
-        floats = FLOATS[base] + COUNT.get(name, 0) if base in FLOATS else None
+        floats = optimizer_info(name).floats
         modes: dict[str, dict[str, Any]] = {"default": {}}
         if "fused" in optimizer_info(name).defaults:
             modes["fused"] = {"fused": True}
@@ -93,6 +77,12 @@ def cases(only: Sequence[str]) -> Cases:
             options = {**options, **OPTIONS.get(name, {})}
             result[f"{name} {mode}"] = (lambda p, n=name, o=options: create_optimizer(n, p, **o), floats)
     return result
+
+
+def timed() -> list[str]:
+    """Those whose step needs no closure, and whose state fits into memory beside that of all others."""
+    infos = map(optimizer_info, list_optimizers())
+    return [info.name for info in infos if not info.closure and (info.state_bytes or 0) <= 16]
 
 
 def synchronize(device: str) -> None:
@@ -111,13 +101,13 @@ def measure(
     optimizers = {name: factory(params) for name, (factory, _) in make.items()}
     for optimizer in optimizers.values():
         for _ in range(3):
-            optimizer.step()
+            step_on_gradients(optimizer)
     seconds: dict[str, list[float]] = {name: [] for name in optimizers}
     for _ in range(rounds):
         for name, optimizer in optimizers.items():
             synchronize(device)
             start = time.perf_counter()
-            optimizer.step()
+            step_on_gradients(optimizer)
             synchronize(device)
             seconds[name].append(time.perf_counter() - start)
     unit = statistics.median(seconds["torch AdamW fused"])
@@ -155,7 +145,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write everything here")
     parser.add_argument("--rounds", type=int, default=9, help="steps per case that count (default 9)")
-    parser.add_argument("--only", default=",".join(list_optimizers()), help="optimizers, comma-separated")
+    parser.add_argument("--only", default=",".join(timed()), help="optimizers, comma-separated")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--smallest", action="store_true", help="tiny tensors, to see that everything runs")
     arguments = parser.parse_args()

@@ -46,7 +46,7 @@ def compare(
         optimizers: Names of `optzoo.optimizers.list_optimizers()` or of torch.optim's classics ("sgd", "sgdm",
             "nesterov", "nadamw", "rmsprop", "adagrad"), "module:Class" import paths, optimizer classes,
             functions of (parameters, lr), or {"class_path": ..., "init_args": {...}}; as the values of a mapping they
-            have names of their own. Default all registered.
+            have names of their own. Default all registered that need no closure.
         problems: Names of `list_problems()`, selections ("core", "quick", "full", "@convex"), "module:Class" paths or
             classes. Default "core", or "quick" if `quick`. A selection leaves out what lacks an optional dependency,
             with a line on standard error.

@@ -99,6 +99,11 @@ def registered() -> list[str]:
     return list_optimizers()
 
 
+def default_field() -> list[str]:
+    """Those of them whose step costs one gradient: no closure is evaluated again, or differentiated twice."""
+    return [name for name in registered() if not optimizer_info(name).closure]
+
+
 def get_candidate(
     optimizer: str | Factory, name: str | None = None, options: Mapping[str, Any] | None = None
 ) -> Candidate:
@@ -141,7 +146,8 @@ def get_candidate(
 def get_candidates(
     optimizers: Mapping[str, Any] | Iterable[Any] | None, everything: Iterable[str] | None = None
 ) -> list[Candidate]:
-    """The candidates of what `compare` and its configuration file take as optimizers; by default all registered.
+    """The candidates of what `compare` and its configuration file take as optimizers; by default the registered ones of
+    one gradient a step.
 
     Every entry is a name, path, class or function, or a mapping {"class_path": ..., "init_args": {...}}; with names of
     their own, the entries are the values of a mapping, or each is a mapping {name: entry}.
@@ -150,7 +156,7 @@ def get_candidates(
     if isinstance(optimizers, Mapping):
         entries.extend(optimizers.items())
     else:
-        chosen = registered() if optimizers is None else optimizers
+        chosen = default_field() if optimizers is None else optimizers
         for entry in chosen:
             if isinstance(entry, Mapping) and "class_path" not in entry:
                 entries.extend(entry.items())

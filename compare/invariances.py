@@ -15,6 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from optzoo.optimizers.core.closures import step_on
+
 from .candidates import Candidate, get_candidate, registered
 from .problems._parts import fixed_generator, logspace, rotation
 from .runner import one_thread
@@ -102,10 +104,7 @@ def _path(candidate: Candidate, transformation: Transformation) -> Tensor:
         torch.manual_seed(0)
         optimizer = candidate.build([w], {"lr": min(candidate.default_lr, 0.01)})
         for _ in range(STEPS):
-            optimizer.zero_grad()
-            loss = transformation.scale * (a @ left @ w @ right @ b.T).square().sum() / 2
-            torch.autograd.backward(loss)
-            optimizer.step()
+            step_on(optimizer, lambda: transformation.scale * (a @ left @ w @ right @ b.T).square().sum() / 2)
             points.append(left @ w.detach() @ right)
     return torch.stack(points)
 

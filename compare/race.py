@@ -92,7 +92,7 @@ def run_race(problem: str, optimizers: Iterable[Any] | None = None, steps: int |
 
     Args:
         problem: A bundled problem with a picture, such as "rosenbrock" or "saddle".
-        optimizers: As `optzoo.compare.compare` takes them; default all registered.
+        optimizers: As `optzoo.compare.compare` takes them; default all registered that need no closure.
         steps: Number of steps, at least 1; default the problem's budget.
 
     Raises:

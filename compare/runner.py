@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import os
 import platform
@@ -17,9 +16,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.autograd.graph import register_multi_grad_hook
 
 from optzoo.optimizers import PolynomialDecayAverager, evaluation_weights, has_evaluation_weights
+from optzoo.optimizers.core.closures import calls_backward
 
 from .candidates import AVERAGE, Candidate
 from .problem import Problem
@@ -107,7 +107,12 @@ class Driver:
         self._step = 0
         self._factor = None if request.own_schedule else lr_factors(request.problem, request.schedule)
         self._base_lrs = [group["lr"] for group in self.optimizer.param_groups]
-        self._calls_backward = closure_calls_backward(self.optimizer)
+        register_multi_grad_hook(self.problem.parameters(), self._count, mode="any")
+        self._calls_backward = calls_backward(self.optimizer)
+
+    def _count(self, _: Tensor) -> None:
+        """A backward pass, whoever asked for it: a product with the Hessian costs another."""
+        self.gradients += 1
 
     def step(self, losses: list[Tensor] | None = None) -> None:
         """Data, forward, backward and update, on the clock of the CPU; the first loss is put into `losses`."""
@@ -126,11 +131,8 @@ class Driver:
             self.optimizer.zero_grad()
             loss = self.problem.loss(self._step)
             computed = process_time_ns()
-            if self._calls_backward is False:
-                self.gradients += 2  # the optimizer's gradient, and its product with the Hessian, which costs another
-            else:
+            if self._calls_backward is not False:
                 torch.autograd.backward(loss)
-                self.gradients += 1
             forward += computed - started
             backward += process_time_ns() - computed
             if losses == []:
@@ -259,18 +261,6 @@ def _vector(tensors: Iterable[Tensor]) -> Tensor:
     """A copy of all of them, one after the other, in double precision."""
     vector = torch.cat([tensor.detach().cpu().flatten() for tensor in tensors])
     return vector.to(torch.promote_types(vector.dtype, torch.float64))
-
-
-def closure_calls_backward(optimizer: Optimizer) -> bool | None:
-    """Whether the closure that `step` needs is to call backward; None: it needs none.
-
-    An optimizer can say so by an attribute of this name; if it does not, a closure without default is an ordinary one.
-    """
-    said: bool | None = getattr(optimizer, "closure_calls_backward", None)
-    if said is not None:
-        return said
-    closure = inspect.signature(optimizer.step).parameters.get("closure")
-    return True if closure is not None and closure.default is closure.empty else None
 
 
 def tensor_bytes(values: Iterable[object]) -> int:

@@ -13,15 +13,18 @@ from .diffgrad import DiffGrad
 from .dog import DoG, LDoG
 from .grams import Grams
 from .groups import param_groups
+from .info import OptimizerInfo
 from .lion import Lion
 from .lookahead import Lookahead, slow_weights
 from .psgd import PSGD, PSGDLRA, PSGDDense, PSGDNewton, psgd_groups
-from .registry import OptimizerInfo, create_optimizer, list_optimizers, optimizer_info, register_optimizer
+from .registry import create_optimizer, list_optimizers, optimizer_info, register_optimizer
+from .sam import SAM
 from .schedulefree import ScheduleFreeAdamW, ScheduleFreeSGD
 
 __all__ = [
     "PSGD",
     "PSGDLRA",
+    "SAM",
     "AMSGrad",
     "AdEMAMix",
     "Adafactor",

@@ -5,96 +5,51 @@ from __future__ import annotations
 import fnmatch
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from . import core
 from .adafactor import Adafactor
 from .adam import Adam, AdamW
 from .ademamix import AdEMAMix
 from .amsgrad import AMSGrad
 from .cautious import CAdamW, Cautious, CLion
 from .core.options import nearest
-from .core.wrapper import OptimizerWrapper
 from .diffgrad import DiffGrad
 from .dog import DoG, LDoG
 from .grams import Grams
 from .groups import param_groups
+from .info import ELEMENTWISE, OptimizerInfo
 from .lion import Lion
 from .lookahead import Lookahead
 from .plugins import Plugins, check_class, import_path, is_path, path_of
-from .psgd import PSGD, psgd_groups
+from .psgd import PSGD, PSGDLRA, PSGDDense, PSGDNewton, psgd_groups
+from .sam import SAM
 from .schedulefree import ScheduleFreeAdamW, ScheduleFreeSGD
-
-_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_ELEMENTWISE = ("cautious", "foreach", "fused", "maximize", "capturable", "complex", "dtensor", "bfloat16")
-
-
-@dataclass(frozen=True)
-class OptimizerInfo:
-    """What an optimizer is, where it comes from and what it costs; of a plugin, what its authors say of it."""
-
-    name: str
-    """The name ``create_optimizer`` takes, in lower case; of one that is not registered its import path."""
-    optimizer_class: type[Optimizer]
-    paper: str = ""
-    """Title, authors and year."""
-    arxiv: str = ""
-    """Identifier of the paper: https://arxiv.org/abs/<arxiv>."""
-    description: str = ""
-    """What it does to the update."""
-    use_when: str = ""
-    state_bytes: int | None = None
-    """State per float32 parameter at default options, in bytes; None where nobody has said.
-
-    Of a tensor that is not factored, for Adafactor: a factored matrix of a × b has 4 (a + b) bytes in all. Without the
-    factors of PSGD.
-    """
-    tensor_bytes: int = 8
-    """State per tensor beside it, in bytes: its step count and other single numbers."""
-    supports: tuple[str, ...] = ()
-    """Modes and kinds of parameters it works with; by default, of optzoo's subclasses those of its base classes."""
-    tuning_lr: float | None = None
-    """The lr to begin tuning at, where the default is no number or not meant for that."""
-    groups: Callable[..., list[dict[str, Any]]] = param_groups
-    """Makes the parameter groups of a model, from the model, the weight decay and options of its own."""
-
-    def __post_init__(self) -> None:
-        if not self.supports and isinstance(self.optimizer_class, type):
-            ours = issubclass(self.optimizer_class, (core.Optimizer, OptimizerWrapper))
-            object.__setattr__(self, "supports", _ELEMENTWISE if ours else ())
-
-    @property
-    def base(self) -> type[Optimizer] | None:
-        """What a wrapper such as Lookahead wraps unless told otherwise; None for other optimizers."""
-        return getattr(self.optimizer_class, "default_base", None)
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """The constructor's options with their defaults; for a wrapper those of its default base too."""
-        options: dict[str, Any] = {}
-        for constructor in filter(None, (self.base, self.optimizer_class)):
-            _, *parameters = inspect.signature(constructor).parameters.values()
-            for parameter in parameters:
-                if parameter.name != "base" and parameter.kind not in _VARIADIC:
-                    options[parameter.name] = parameter.default
-        return options
-
 
 _ADAM = "Adam: A Method for Stochastic Optimization, Kingma & Ba, 2015"
 _CAUTIOUS = "Cautious Optimizers: Improving Training with One Line of Code, Liang et al., 2024"
 _DOG = "DoG is SGD's Best Friend: A Parameter-Free Dynamic Step Size Schedule, Ivgi, Hinder & Carmon, 2023"
 _FREE = ("The Road Less Scheduled, Defazio et al., 2024", "2405.15682")
 _NO_SCHEDULE = "a run has no known end, or its schedule is not to be tuned"
+_PSGD_PAPER = "Stochastic Hessian Fittings with Lie Groups, Li, 2024"
+_PSGD_NEWTON = "Curvature-Informed SGD via General Purpose Lie-Group Preconditioners, Pooladzandi & Li, 2024"
+_PSGD = tuple(name for name in ELEMENTWISE if name != "capturable")
+_PSGD_WHOLE = tuple(name for name in _PSGD if name != "dtensor")
 
 _REGISTRY = {
     info.name: info
     for info in (
         OptimizerInfo(
-            "adam", Adam, _ADAM, "1412.6980", "mean of gradients over root of their mean square", "the baseline", 8
+            "adam",
+            Adam,
+            _ADAM,
+            "1412.6980",
+            "mean of gradients over root of their mean square",
+            "the baseline",
+            8,
+            floats=7,
         ),
         OptimizerInfo(
             "adamw",
@@ -104,6 +59,7 @@ _REGISTRY = {
             "Adam with decoupled weight decay",
             "the default choice for neural networks",
             8,
+            floats=7,
         ),
         OptimizerInfo(
             "amsgrad",
@@ -113,6 +69,7 @@ _REGISTRY = {
             "Adam over the largest second moment so far",
             "rare large gradients keep Adam from converging",
             12,
+            floats=9,
         ),
         OptimizerInfo(
             "ademamix",
@@ -122,6 +79,7 @@ _REGISTRY = {
             "Adam plus a slow average over the last 10,000 gradients",
             "long training runs, language models above all",
             12,
+            floats=9,
         ),
         OptimizerInfo(
             "grams",
@@ -131,6 +89,7 @@ _REGISTRY = {
             "size of Adam's update, sign of the gradient",
             "noisy training with beta1 near 0.9",
             8,
+            floats=7,
         ),
         OptimizerInfo(
             "lion",
@@ -140,6 +99,7 @@ _REGISTRY = {
             "sign of an interpolated momentum",
             "large batches; half of Adam's state",
             4,
+            floats=5,
         ),
         OptimizerInfo(
             "diffgrad",
@@ -149,6 +109,7 @@ _REGISTRY = {
             "Adam slowed down where the gradient barely changes",
             "to reproduce the paper; elsewhere near Adam at half the lr",
             12,
+            floats=9,
         ),
         OptimizerInfo(
             "cadamw",
@@ -158,6 +119,7 @@ _REGISTRY = {
             "AdamW without the coordinates that disagree with the gradient",
             "wherever AdamW works, at AdamW's settings",
             8,
+            floats=10,
         ),
         OptimizerInfo(
             "clion",
@@ -167,6 +129,7 @@ _REGISTRY = {
             "Lion without the coordinates that disagree with the gradient",
             "wherever Lion works, at Lion's settings",
             4,
+            floats=7,
         ),
         OptimizerInfo(
             "cautious",
@@ -176,6 +139,7 @@ _REGISTRY = {
             "any optimizer without the coordinates that disagree with the gradient",
             "wherever the optimizer inside works, at its settings",
             8,
+            floats=10,
         ),
         OptimizerInfo(
             "lookahead",
@@ -185,6 +149,7 @@ _REGISTRY = {
             "every k steps of any optimizer, go back half of the way",
             "noisy gradients or a large lr, around an optimizer that works",
             12,
+            floats=11,
         ),
         OptimizerInfo(
             "dog",
@@ -195,6 +160,8 @@ _REGISTRY = {
             "no learning rate is to be tuned; evaluate on the average of the iterates",
             4,
             tensor_bytes=16,
+            sums=True,
+            floats=6,
         ),
         OptimizerInfo(
             "ldog",
@@ -205,6 +172,8 @@ _REGISTRY = {
             "no learning rate is to be tuned, on transformers above all",
             4,
             tensor_bytes=16,
+            sums=True,
+            floats=6,
         ),
         OptimizerInfo(
             "adafactor",
@@ -215,17 +184,19 @@ _REGISTRY = {
             "memory is short, or the model is of the T5 family",
             4,
             tuning_lr=1e-2,
+            sums=True,
+            floats=6,
         ),
         OptimizerInfo(
             "psgd",
             PSGD,
-            "Stochastic Hessian Fittings with Lie Groups, Li, 2024",
+            _PSGD_PAPER,
             "2402.11858",
             "momentum whitened by a Kronecker-factored preconditioner that is fitted on the way",
             "fewer steps matter more than cheap ones; ill-conditioned problems",
             4,
             tensor_bytes=12,
-            supports=tuple(name for name in _ELEMENTWISE if name != "capturable"),
+            supports=_PSGD,
             groups=psgd_groups,
         ),
         OptimizerInfo(
@@ -233,6 +204,54 @@ _REGISTRY = {
         ),
         OptimizerInfo(
             "schedulefreesgd", ScheduleFreeSGD, *_FREE, "SGD between iterate and average", _NO_SCHEDULE, 4, 24
+        ),
+        OptimizerInfo(
+            "psgdnewton",
+            PSGDNewton,
+            _PSGD_NEWTON,
+            "2402.04553",
+            "Newton's method with Kronecker factors that are fitted to products of the Hessian with random vectors",
+            "the loss is smooth, and a step may cost two to three gradients",
+            4,
+            tensor_bytes=12,
+            closure="loss",
+            supports=_PSGD_WHOLE,
+        ),
+        OptimizerInfo(
+            "psgdlra",
+            PSGDLRA,
+            _PSGD_NEWTON,
+            "2402.04553",
+            "momentum whitened, or Newton's method, with a low-rank preconditioner of all parameters together",
+            "coordinates of different tensors are coupled, and twenty numbers per parameter fit",
+            88,
+            tensor_bytes=20,
+            supports=_PSGD_WHOLE,
+            sums=True,
+        ),
+        OptimizerInfo(
+            "psgddense",
+            PSGDDense,
+            _PSGD_PAPER,
+            "2402.11858",
+            "Newton's method with one dense matrix for all parameters together",
+            "a few thousand parameters at most, badly scaled",
+            4,
+            tensor_bytes=12,
+            closure="loss",
+            supports=_PSGD_WHOLE,
+            sums=True,
+        ),
+        OptimizerInfo(
+            "sam",
+            SAM,
+            "Sharpness-Aware Minimization for Efficiently Improving Generalization, Foret et al., 2021",
+            "2010.01412",
+            "any optimizer on the gradient of the worst point nearby, at twice the price",
+            "generalization matters more than the time of a step: image classification, fine-tuning",
+            8,
+            closure="backward",
+            sums=True,
         ),
     )
 }

@@ -55,7 +55,7 @@ def make_writable(owner: str, group: Mapping[str, Any]) -> None:
     for index, p in enumerate(group["params"]):
         if not isinstance(p, Tensor) or is_lazy(p) or p.layout is not torch.strided:
             continue
-        if p.requires_grad and _overlaps(p):
+        if p.requires_grad and overlaps(p):
             raise ValueError(
                 f"{owner}: elements of {describe(group, index)} share memory (strides {p.stride()}), as after "
                 "expand(); a step would write to them several times. Give a parameter made of its .clone()"
@@ -66,6 +66,6 @@ def make_writable(owner: str, group: Mapping[str, Any]) -> None:
         p.data = p.data.resolve_conj().resolve_neg()
 
 
-def _overlaps(p: Tensor) -> bool:
+def overlaps(p: Tensor) -> bool:
     """Whether there are more elements than places for them."""
     return p.numel() > 1 + sum((size - 1) * stride for size, stride in zip(p.shape, p.stride(), strict=True))

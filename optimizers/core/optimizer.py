@@ -14,6 +14,7 @@ from torch.optim.optimizer import ParamsT
 from . import checkpoints, joining, rule
 from . import options as option_rules
 from .buckets import Bucket, Piece, default_piece, flat_pieces, measured_piece, pieces, sharding, zeros
+from .closures import Closure, evaluated
 from .first_step import FirstStep
 from .fused import SMALLEST, Fused, fused_rule
 from .options import Options, describe
@@ -183,15 +184,12 @@ class Optimizer(FirstStep, Reporting, torch.optim.Optimizer):
     # The step
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Closure | None = None) -> Any:
         """Update every parameter that has a gradient; its gradient is read and never written.
 
         closure: evaluated once, with gradients enabled, before the update; its value is returned.
         """
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = None if closure is None else evaluated(closure)
         self.descend(self.buckets(lambda p: p.grad))
         return loss
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from torch.optim.optimizer import ParamsT
 from optzoo.unwrapping import unwrapped
 
 from . import checkpoints
+from .closures import Closure, calls_backward
 from .eager import EagerFrame, eager
 from .evaluation import evaluation_weights
 from .first_step import FirstStep
@@ -107,6 +108,11 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
                 options = ", ".join(key for key in self.rules if self.prefix + key not in self.counters)
                 raise ValueError(f"{name} around {name}: one {name} is enough; set {options} there")
             inner = inner.base_optimizer
+        if calls_backward(optimizer) is False and not self.is_native(optimizer):
+            raise ValueError(
+                f"{name} around {type(optimizer).__name__}, whose closure does not call backward(): {name} needs the "
+                "gradients that it leaves; PSGD's take such a closure with hessian='finite_difference'"
+            )
         taken = [key for key in self._keys() if key in inner.defaults and not self.is_native(inner)]
         if taken:
             raise ValueError(
@@ -147,11 +153,20 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
     def after_step(self, before: Any) -> None:
         """Called when the base has stepped."""
 
+    def evaluate(self, closure: Closure) -> Any:
+        """The closure as the base gets it; a subclass may evaluate it again, see :class:`.closures.Evaluations`."""
+        return closure()
+
+    @property
+    def closure_calls_backward(self) -> bool | None:
+        """What closure a step needs: one that calls backward(), one that does not, or, None, no closure; the base's."""
+        return calls_backward(self.base_optimizer)
+
     def check(self, action: str) -> None:
         """Raise RuntimeError where ``action`` is not possible now."""
 
     @hooked
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def step(self, closure: Closure | None = None) -> Any:
         """Step the base optimizer, and do what this wrapper adds.
 
         Step hooks are called once, torch's global ones among them, around all of it; those of the base around its part.
@@ -161,7 +176,7 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
         self.check("step()")
         return self._step(closure)
 
-    def _step(self, closure: Callable[[], Any] | None = None) -> Any:
+    def _step(self, closure: Closure | None = None) -> Any:
         before: list[Any] = []
         aside = self._set_aside()
 
@@ -178,7 +193,7 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
                 if closure is None:
                     value = self.base_optimizer.step()
                 else:
-                    value = self.base_optimizer.step(lambda: prepare(closure()))
+                    value = self.base_optimizer.step(lambda: prepare(self.evaluate(closure)))
         finally:
             for param, own in aside.items():
                 self.state[param].update(own)
@@ -192,7 +207,8 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
     @eager
     @torch.no_grad()
     def _before(self, aside: Mapping[Tensor, Mapping[str, Any]]) -> Any:
-        if not isinstance(self.base_optimizer, FirstStep):
+        whole = not self.is_native(self.base_optimizer) and any(map(self.takes_whole_parameters, self.param_groups))
+        if whole or not isinstance(self.base_optimizer, FirstStep):
             self.begin()
         return self.before_step(aside)
 

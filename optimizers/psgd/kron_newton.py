@@ -32,8 +32,8 @@ class PSGDNewton(Newton, KronOptimizer):
     need second derivatives (fused attention has none), and one process sees the whole batch: products bypass
     DistributedDataParallel, which is refused. ``hessian="finite_difference"``: an ordinary closure, with zero_grad()
     and backward(). When P is updated it is called twice, at θ and at θ + √eps v, with the same random numbers of torch,
-    so that dropout has one mask. It must see the same batch and not clip gradients; averages a forward pass keeps, as
-    in batch norm, see both calls. Without a closure there is a clear error: GradScaler passes none, and autocast in
+    so that dropout has one mask; averages a forward pass keeps, as in batch norm, see the first alone. It must see the
+    same batch and not clip gradients. Without a closure there is a clear error: GradScaler passes none, and autocast in
     bfloat16 needs no scaler. After the step ``p.grad`` is the gradient.
 
     When: the loss is smooth, and a step may cost two to three gradients; small or ill-conditioned problems.

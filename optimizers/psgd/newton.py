@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..core import Optimizer
 from ..core.buckets import Bucket, is_dtensor
+from ..core.closures import Closure, Evaluations, evaluated, is_still, set_gradients
 from ..core.first_step import flat_pieces
 from ..core.options import one_of
 from ..core.rule import working_dtype
@@ -20,7 +21,6 @@ from .schedule import updates_at
 _PROBES = 1
 """The stream of v, which is independent of the noise in the damping."""
 
-Closure = Callable[[], Any]
 Draw = Callable[[Sequence[Tensor]], "list[Tensor]"]
 
 
@@ -75,7 +75,7 @@ class Newton(Optimizer):
         closure: returns the loss; whether it calls backward is up to the option ``hessian``. Its value is returned.
         """
         method = self.param_groups[0]["hessian"]
-        if method is None:
+        if method is None or (closure is None and is_still(self)):
             loss = None if closure is None else evaluated(closure)
             self.descend(self.buckets(lambda p: p.grad))
             return loss
@@ -176,7 +176,7 @@ def hessian_vector_products(
 
 def _exact(name: str, closure: Closure, params: Sequence[Tensor], probed: set[Tensor], draw: Draw) -> Evaluation:
     """Hv as the gradient of gᵀv."""
-    _set_gradients(params, {})
+    set_gradients(params, {})
     with _refusing_data_parallel(name, params):
         loss = evaluated(closure)
     _check_loss(name, loss, params)
@@ -196,47 +196,31 @@ def _exact(name: str, closure: Closure, params: Sequence[Tensor], probed: set[Te
         )
         products.update(zip(among, found, strict=True))
     gradients = {p: g.detach() for p, g in gradients.items()}
-    _set_gradients(params, gradients)
+    set_gradients(params, gradients)
     return Evaluation(loss, gradients, vectors, products)
 
 
 def _finite_difference(
     name: str, closure: Closure, params: Sequence[Tensor], probed: set[Tensor], draw: Draw
 ) -> Evaluation:
-    """Hv = (g(θ + δv) - g(θ)) / δ with δ = √eps, both on the same random numbers of torch.
-
-    The global generators end up where one evaluation leaves them.
-    """
-    generators = _Generators(params)
-    at_first = generators.states() if probed else []
-    _set_gradients(params, {})
-    loss = evaluated(closure)
+    """Hv = (g(θ + δv) - g(θ)) / δ with δ = √eps, both on the same random numbers of torch."""
+    evaluations = Evaluations(closure, params)
+    loss = evaluations.first(
+        name,
+        "With hessian='finite_difference' it calls loss.backward(); for one that only returns the loss there is "
+        "hessian='exact'",
+    )
     given = {p: p.grad for p in params if p.grad is not None}
-    if not given:
-        raise RuntimeError(
-            f"{name}: no parameter has a gradient after the closure. With hessian='finite_difference' it calls "
-            "loss.backward(); for one that only returns the loss there is hessian='exact'"
-        )
     among = [p for p in given if p in probed]
     if not among:
         return Evaluation(loss, given, {}, {})
     vectors = dict(zip(among, draw(among), strict=True))
     delta = max(torch.finfo(p.dtype).eps for p in among) ** 0.5
-    points = [p.clone() for p in among]
-    gradients = {p: g.clone() for p, g in given.items()}  # DistributedDataParallel writes the next into the same memory
-    at_second = generators.states()
-    try:
-        generators.restore(at_first)
+    with evaluations.again(among, keep_gradients=True) as gradients:
         for p in among:
             p.add_(vectors[p], alpha=delta)
-        _set_gradients(params, {})
         evaluated(closure)
         products = {p: _difference(p.grad, gradients[p], delta) for p in among}
-    finally:
-        for p, point in zip(among, points, strict=True):
-            p.copy_(point)  # subtracting δv would leave rounding errors
-        _set_gradients(params, {p: g.copy_(gradients[p]) for p, g in given.items()})
-        generators.restore(at_second)
     return Evaluation(loss, gradients, vectors, products)
 
 
@@ -274,12 +258,6 @@ def _refusing_data_parallel(name: str, params: Sequence[Tensor]) -> Iterator[Non
         handle.remove()
 
 
-def evaluated(closure: Closure) -> Any:
-    """The closure's value, with gradients enabled."""
-    with torch.enable_grad():
-        return closure()
-
-
 def _check_loss(name: str, loss: Any, params: Sequence[Tensor]) -> None:
     """Raise where there is nothing to differentiate twice."""
     contract = "With hessian='exact' the closure returns the loss, without calling backward()"
@@ -294,23 +272,3 @@ def _check_loss(name: str, loss: Any, params: Sequence[Tensor]) -> None:
         raise RuntimeError(f"{name}: the closure returned a loss of shape {tuple(loss.shape)}, reduce it: loss.mean()")
     if not loss.requires_grad:
         raise RuntimeError(f"{name}: the closure's loss has no graph. {contract}, detach() or no_grad()")
-
-
-def _set_gradients(params: Sequence[Tensor], gradients: Mapping[Tensor, Tensor]) -> None:
-    for p in params:
-        p.grad = gradients.get(p)
-
-
-class _Generators:
-    """The global random number generators a closure may draw from: that of the CPU and those of the devices."""
-
-    def __init__(self, params: Sequence[Tensor]) -> None:
-        self.devices = sorted({p.device for p in params if p.device.type not in ("cpu", "meta")}, key=str)
-
-    def states(self) -> list[Tensor]:
-        return [torch.get_rng_state(), *[torch.get_device_module(d).get_rng_state(d) for d in self.devices]]
-
-    def restore(self, states: Sequence[Tensor]) -> None:
-        torch.set_rng_state(states[0])
-        for device, state in zip(self.devices, states[1:], strict=True):
-            torch.get_device_module(device).set_rng_state(state, device)

@@ -18,6 +18,9 @@ CARD = {
     "ldog": ["approx", "yes", "approx", "approx", "yes"],
     "lion": ["yes", "yes", "no", "no", "yes"],
     "schedulefreesgd": ["no", "yes", "yes", "yes", "yes"],  # as SGD
+    "psgddense": ["approx", "no", "no", "no", "yes"],  # of random vectors, which are not transformed
+    "psgdlra": ["no", "no", "no", "no", "yes"],
+    "psgdnewton": ["no", "no", "no", "no", "yes"],
     "psgd": ["no", "approx", "approx", "approx", "yes"],  # its preconditioner starts at the scale 1
 }
 

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from optzoo.optimizers import create_optimizer
+from optzoo.optimizers import create_optimizer, optimizer_info
 from support import processes
-from support.cases import SUMMING
 from support.problems import gradients, tensors, trajectory
 from support.processes import DISTRIBUTED_SHAPES, MESHES, RUNS, run_options
 
@@ -55,7 +54,7 @@ def test_dtensors_equal_plain_tensors(name: str, options: str, mesh: str, ranks:
     expected = trajectory(optimizer, params, gradients(4, DISTRIBUTED_SHAPES))[-1]
     for rank in ranks:
         seen = rank["DTensor"][name, options, mesh]
-        tolerance = 1e-13 if name in SUMMING else 0
+        tolerance = 1e-13 if optimizer_info(name).sums else 0
         torch.testing.assert_close([p.detach() for p in seen["params"]], expected, rtol=tolerance, atol=tolerance)
         assert seen["misplaced"] == []
 

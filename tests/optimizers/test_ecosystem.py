@@ -20,7 +20,8 @@ from torch.optim import lr_scheduler
 
 from optzoo.optimizers import AdamW, Optimizer, create_optimizer, list_optimizers, optimizer_info
 from optzoo.optimizers.core import buckets
-from support.cases import JOINT, SUMMING
+from optzoo.optimizers.core.closures import step_on, step_on_gradients
+from support.cases import facts
 from support.features import needs
 from support.problems import gradients, tensors, trajectory
 from support.scaling import scaled_steps
@@ -29,6 +30,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:AdEMAMix. beta3_warmup", "ignore:torch.distributed is", "ignore:.torch.jit.script_method"
 )
 each = pytest.mark.parametrize("name", list_optimizers())
+each_without_closure = pytest.mark.parametrize("name", [n for n in list_optimizers() if not optimizer_info(n).closure])
 exactly = partial(torch.testing.assert_close, rtol=0, atol=0)
 
 
@@ -49,9 +51,7 @@ class Net(nn.Module):
 
 def train(model: Net, optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
     for step in range(first, last):
-        optimizer.zero_grad()
-        model.loss(step).backward()
-        optimizer.step()
+        step_on(optimizer, partial(model.loss, step))
 
 
 def parameters(shapes: Sequence[tuple[int, ...]], dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
@@ -122,7 +122,7 @@ def test_reading_a_fresh_optimizer_moves_nothing(name: str, lr: float | Tensor) 
 # GradScaler
 
 
-@each
+@each_without_closure
 def test_grad_scaler(name: str) -> None:
     """A step skipped for an inf leaves no trace, and scaling by powers of two leaves none either."""
     model, plain = Net(dtype=torch.float32), Net(dtype=torch.float32)
@@ -178,7 +178,7 @@ def test_schedulers_of_torch(name: str, scheduler: str) -> None:
         assert [row[1] for row in ours] == [row[1] for row in theirs]
         assert len({row[1] for row in ours}) > 4
         assert len({row[2:] for row in ours}) == 1
-    if name == "adamw":
+    if type(optimizer) is AdamW:
         torch.testing.assert_close(model.state_dict(), reference.state_dict(), rtol=1e-12, atol=1e-12)
     assert all(p.isfinite().all() for p in model.parameters())
 
@@ -206,7 +206,7 @@ def test_betas_set_by_a_scheduler_enter_the_step(name: str) -> None:
 # The step's contract
 
 
-@each
+@each_without_closure
 def test_closure_runs_once_with_gradients_and_its_value_is_returned(name: str) -> None:
     model, twin, modes = Net(), Net(), []
     optimizer, plain = (create_optimizer(name, net, lr=0.01) for net in (model, twin))
@@ -229,25 +229,23 @@ def test_closure_runs_once_with_gradients_and_its_value_is_returned(name: str) -
     exactly(model.state_dict(), twin.state_dict())
 
 
-@each
+@pytest.mark.parametrize("name", [name for name in list_optimizers() if not facts(name).together])
 def test_parameters_without_gradient_wait_for_their_own_first_step(name: str) -> None:
     """Frozen for two steps, then as if its optimizer were new; likewise a group that is added."""
     rows = gradients(5, [(4,)])
     early, late, added, fresh = (nn.Parameter(torch.ones(4, dtype=torch.float64)) for _ in range(4))
-    # Nothing shared between parameters; PSGD's noise is by position, and of rounding's size without damping.
-    apart = {"dog": {"scope": "param"}, "lookahead": {"k": 1}, "psgd": {"damping": 0.0}}
-    options = {"lr": 0.01, "weight_decay": 0.1, "cautious": True, **apart.get(name, {})}
+    options = {"lr": 0.01, "weight_decay": 0.1, "cautious": True, **facts(name).apart}
     optimizer = create_optimizer(name, [("early", early), ("late", late)], **options)
     for row in rows[:2]:
         trajectory(optimizer, [early, late], [[*row, None]])
-    assert list(optimizer.state) == ([early, late] if name in JOINT else [early])
+    assert list(optimizer.state) == ([early, late] if facts(name).joint else [early])
     exactly(late, torch.ones_like(late))
     optimizer.add_param_group({"params": [("added", added)]})
     assert [group["param_names"] for group in optimizer.param_groups] == [["early", "late"], ["added"]]
     trajectory(optimizer, [early, late, added], [row * 3 for row in rows[2:]])
     trajectory(create_optimizer(name, [fresh], **options), [fresh], rows[2:])
     assert [optimizer.state[p]["step"].item() for p in (early, late, added)] == [5, 3, 3]
-    (torch.testing.assert_close if name == "psgd" else exactly)([late, added], [fresh, fresh])
+    (torch.testing.assert_close if facts(name).positional else exactly)([late, added], [fresh, fresh])
     assert not torch.equal(early, fresh)
 
 
@@ -282,7 +280,7 @@ def given(optimizer: torch.optim.Optimizer, params: Sequence[Tensor], rows: Sequ
     for row in rows:
         for p, g in zip(params, row, strict=True):
             p.grad = g
-        optimizer.step()
+        step_on_gradients(optimizer)
 
 
 @pytest.mark.parametrize("conjugate", [False, True], ids=["", "conjugate"])
@@ -337,7 +335,7 @@ def test_memory_layout_changes_no_bit(name: str, piece: int, monkeypatch: pytest
         optimizer = create_optimizer(name, [p], lr=0.01, weight_decay=0.1, cautious=True)
         given(optimizer, [p], [[of_gradient(g)] for g in grads])
         ends.append(p.detach().contiguous())
-    (torch.testing.assert_close if name in SUMMING else exactly)(ends, ends[:1] * len(ends))
+    (torch.testing.assert_close if optimizer_info(name).sums else exactly)(ends, ends[:1] * len(ends))
 
 
 @each
@@ -358,16 +356,15 @@ def test_views_of_one_storage_and_tensors_without_elements(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cautious", [False, True])
-@pytest.mark.parametrize("name", [name for name in list_optimizers() if name not in ("lookahead", "psgd")])
+@pytest.mark.parametrize("name", [name for name in list_optimizers() if facts(name).one_graph])
 def test_compiled_step(name: str, cautious: bool) -> None:
     """No graph break, and three graphs: the first step makes the state, the third finds that lr is no constant."""
-    options = {"betas": (0.9, 0.999, 0.99), "alpha_warmup": 5, "beta3_warmup": 5} if name == "ademamix" else {}
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounter()
     shapes, ends = [(3, 4), (5,)], []
     for compiled in (False, True):
         params = parameters(shapes)
-        optimizer = create_optimizer(name, params, weight_decay=0.1, cautious=cautious, **options)
+        optimizer = create_optimizer(name, params, weight_decay=0.1, cautious=cautious, **facts(name).changing)
         if compiled:
             optimizer.step = torch.compile(optimizer.step, backend=counter, fullgraph=True)
         for lr, row in zip((0.02, 0.02, 0.02, 0.01, 0.005, 0.002), gradients(6, shapes), strict=True):

@@ -84,6 +84,12 @@ BAD_VALUES = {
     "warmup_steps": [-1, None],
     "r": [-1.0, None],
     "weight_lr_power": [-1.0, "2"],
+    "hessian": ["newton", None],
+    "rank": [-1, 1.5, None],
+    "grad_clip_max_norm": [0.0, "all"],
+    "rho": [-0.1, None],
+    "adaptive": [1, None],
+    "eta": [-1e-3, None],
 }
 
 CASES = [

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -19,7 +19,6 @@ from torch.distributed.checkpoint.state_dict import (
 
 from optzoo.optimizers import (
     PSGD,
-    PSGDLRA,
     AdamW,
     Cautious,
     DoG,
@@ -29,7 +28,9 @@ from optzoo.optimizers import (
     PSGDNewton,
     create_optimizer,
     list_optimizers,
+    optimizer_info,
 )
+from optzoo.optimizers.core.closures import step_on, step_on_gradients
 from optzoo.schedulers import WSD
 from optzoo.schedulers.recorder import GradNormRecorder
 from support.checkpoints import differences, parameters, saved, walk
@@ -42,7 +43,6 @@ Make = Callable[[Any], Any]
 OPTIMIZERS: Mapping[str, Make] = {
     **{name: partial(create_optimizer, name) for name in list_optimizers()},
     "psgd finite difference": partial(PSGDNewton, hessian="finite_difference"),
-    "psgd lra": PSGDLRA,
     "psgd dense": partial(PSGDDense, hessian="finite_difference"),
     "adamw, lr a tensor": lambda params: AdamW(params, lr=torch.tensor(0.01)),
     "lookahead around torch": partial(Lookahead, base=torch.optim.AdamW, k=2, pullback_momentum="pullback"),
@@ -52,16 +52,9 @@ OPTIMIZERS: Mapping[str, Make] = {
 
 
 def descend(optimizer: Any, params: list[nn.Parameter], steps: int, seed: int) -> None:
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = sum(((p - 0.1 * shifts[-1]) ** 2).sum() ** 1.1 for p in params)
-        loss.backward()  # type: ignore[union-attr]
-        return loss  # type: ignore[return-value]
-
     shifts = torch.randn(steps, generator=torch.Generator().manual_seed(seed)).tolist()
-    for _ in range(steps):
-        optimizer.step(closure)
-        shifts.pop()
+    for shift in reversed(shifts):
+        step_on(optimizer, lambda x=0.1 * shift: sum(((p - x) ** 2).sum() ** 1.1 for p in params))  # type: ignore[misc]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["plain", "channels last"])
@@ -264,16 +257,16 @@ BEYOND = 2**24
 @pytest.mark.parametrize("capturable", [False, True])
 @pytest.mark.parametrize("name", list_optimizers())
 def test_counts_pass_two_to_the_24(name: str, capturable: bool) -> None:
-    if capturable and name == "psgd":
-        return  # refuses it
+    if capturable and "capturable" not in optimizer_info(name).supports:
+        return  # it refuses it
     p = nn.Parameter(torch.ones(3, 4))
     optimizer = create_optimizer(name, [p], capturable=capturable)
     p.grad = torch.ones(3, 4)
-    optimizer.step()
+    step_on_gradients(optimizer)
     optimizer.state[p]["step"].fill_(BEYOND - 2)
     counts = []
     for _ in range(5):
-        optimizer.step()
+        step_on_gradients(optimizer)
         counts.append(int(optimizer.state[p]["step"]) - BEYOND)
     assert counts == [-1, 0, 1, 2, 3]
     twin = create_optimizer(name, [p], capturable=capturable)

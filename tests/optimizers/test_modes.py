@@ -18,17 +18,20 @@ from torch import Tensor
 from optzoo.optimizers import AdamW, create_optimizer, list_optimizers
 from optzoo.optimizers.core import buckets, optimizer
 from reference import Reference, run
-from support.cases import CASES, Case
+from support.cases import CASES, Case, facts
 from support.problems import gradients, tensors, trajectory
 
 SHAPES = [(), (7,), (40, 41), (1000,)]
+FEW = [(), (6, 7)]
+"""For those that keep a matrix of all numbers together."""
 ULP = {torch.float32: 2**-23, torch.bfloat16: 2**-7}
 
 pytestmark = pytest.mark.filterwarnings("ignore:AdEMAMix. beta3_warmup")
 
 
-def walk(name: str, dtype: torch.dtype, shapes: list[tuple[int, ...]] = SHAPES, **options: Any) -> list[Tensor]:
+def walk(name: str, dtype: torch.dtype, shapes: list[tuple[int, ...]] | None = None, **options: Any) -> list[Tensor]:
     """The parameters after ten steps."""
+    shapes = shapes or (FEW if facts(name).together else SHAPES)
     params = [torch.nn.Parameter(t) for t in tensors(shapes, dtype)]
     options = {"lr": 0.01, "weight_decay": 0.1, **options}
     return trajectory(create_optimizer(name, params, **options), params, gradients(10, shapes, dtype))[-1]

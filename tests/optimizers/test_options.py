@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from optzoo.optimizers import create_optimizer, list_optimizers, optimizer_info
-from support.cases import SIGN_OF_GRADIENT
+from optzoo.optimizers.core.closures import step_on_gradients
+from support.cases import facts
 from support.problems import gradients, tensors, trajectory
 
 SHAPES = [(4, 5), (6,)]
@@ -19,8 +20,8 @@ SHAPES = [(4, 5), (6,)]
 SAYS_WHAT_OTHERS_SAY = {"relative_step"}
 """Arguments that may contradict others, which test_adafactor.py checks, and otherwise change nothing."""
 
-WITHOUT_EFFECT = {("psgd", "merge_dims"), *((name, "grams") for name in SIGN_OF_GRADIENT - {"grams"})}
-"""Where an option changes nothing: there are no more than two dimensions, and the gradient's sign, here anyway."""
+WITHOUT_EFFECT = {"psgd.merge_dims", "psgdnewton.merge_dims", "psgddense.max_size", "psgddense.norm"}
+"""Where an option changes nothing: there are no more than two dimensions, few numbers, and one curvature here."""
 
 MODES = {"foreach", "fused", "capturable", "cache_preconditioner"}
 """Arguments that choose how a step runs: test_modes.py and test_reference_match.py show that the numbers are equal."""
@@ -79,9 +80,18 @@ CHANGES: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "adamw": (True, {}),
     "adamw_betas": ((0.5, 0.9), {"adamw": True}),
     "adamw_eps": (0.1, {"adamw": True}),
-    "psgd.decoupled_weight_decay": (False, {"weight_decay": 0.3}),
     "warmup_steps": (4, {}),
     "weight_lr_power": (0.5, {"warmup_steps": 4}),
+    **{f"{name}.decoupled_weight_decay": (False, {"weight_decay": 0.3}) for name in list_optimizers("psgd*")},
+    "hessian": ("finite_difference", {}),
+    "rank": (2, {}),
+    "grad_clip_max_norm": (0.1, {"hessian": "exact"}),
+    "psgdlra.seed": (1, {}),
+    "psgdnewton.norm": ("power", {"max_skew": math.inf}),
+    "psgddense.seed": (1, {}),
+    "rho": (0.5, {}),
+    "adaptive": (True, {}),
+    "eta": (0.5, {"adaptive": True}),
 }
 """Argument: another value than the default (None: the test makes one) and what else must be set."""
 
@@ -91,13 +101,15 @@ def arguments() -> list[tuple[str, str]]:
         (name, argument)
         for name in list_optimizers()
         for argument in optimizer_info(name).defaults
-        if argument not in {*MODES, *SAYS_WHAT_OTHERS_SAY} and (name, argument) not in WITHOUT_EFFECT
+        if argument not in {*MODES, *SAYS_WHAT_OTHERS_SAY}
+        and f"{name}.{argument}" not in WITHOUT_EFFECT
+        and not (argument == "grams" and argument != name and facts(name).sign_of_gradient)
     ]
 
 
 def walk(name: str, **options: Any) -> list[Tensor]:
     params = [torch.nn.Parameter(t) for t in tensors(SHAPES)]
-    return trajectory(create_optimizer(name, params, **options), params, gradients(8, SHAPES))[-1]
+    return trajectory(create_optimizer(name, params, **options), params, gradients(8, SHAPES), curvature=1.5)[-1]
 
 
 @pytest.mark.parametrize(("name", "argument"), arguments())
@@ -117,11 +129,14 @@ def test_argument_changes_the_trajectory(name: str, argument: str) -> None:
         assert not torch.equal(base[0], changed[0]), f"{argument}={variant} changes nothing"
 
 
-@pytest.mark.parametrize("name", [name for name in list_optimizers() if name != "psgd"])  # noise is by position
+APART = [name for name in list_optimizers() if not facts(name).positional and not facts(name).together]
+
+
+@pytest.mark.parametrize("name", APART)
 def test_options_differ_between_groups(name: str) -> None:
     """Two groups with different options move as two optimizers would."""
     grads = gradients(6, SHAPES)
-    scope = {"scope": "group"} if name == "dog" else {}
+    scope = {"scope": "group"} if "scope" in facts(name).apart else {}
     options = [{"cautious": True, "lr": 0.1, **scope}, {"weight_decay": 0.2, "maximize": True, **scope}]
     together = [torch.nn.Parameter(t) for t in tensors(SHAPES)]
     groups = [{"params": [p], **o} for p, o in zip(together, options, strict=True)]
@@ -132,14 +147,14 @@ def test_options_differ_between_groups(name: str) -> None:
         assert torch.equal(alone, together[i])
 
 
-@pytest.mark.parametrize("name", [name for name in list_optimizers() if name != "psgd"])  # factors: test_psgd.py
+@pytest.mark.parametrize("name", list_optimizers())
 def test_state_bytes_are_those_of_the_registry(name: str) -> None:
     p = torch.nn.Parameter(torch.zeros(100))
     opt = create_optimizer(name, [p])
     opt.init_state()
     info = optimizer_info(name)
     total = sum(value.numel() * value.element_size() for value in opt.state[p].values())
-    assert total == 100 * info.state_bytes + info.tensor_bytes
+    assert total == 100 * info.state_bytes + info.tensor_bytes + facts(name).more_bytes([(100,)])
 
 
 def test_ademamix_without_beta1_keeps_no_fast_average() -> None:
@@ -157,6 +172,6 @@ def test_zero_lr_and_zero_gradient_move_nothing(name: str) -> None:
         before = p.detach().clone()
         opt = create_optimizer(name, [p], lr=0.0, weight_decay=0.5, **options)
         p.grad = torch.zeros_like(p)
-        opt.step()
+        step_on_gradients(opt)
         assert torch.equal(p, before)
         assert all(value.isfinite().all() for value in opt.state[p].values())

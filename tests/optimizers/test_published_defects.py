@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from optzoo.optimizers import AdamW, AdEMAMix, CAdamW, CLion, create_optimizer, list_optimizers, optimizer_info
-from support.cases import SIGN_OF_GRADIENT
+from support.cases import facts
 from support.problems import gradients, tensors, trajectory
 
 each = pytest.mark.parametrize("name", list_optimizers())
@@ -41,12 +41,12 @@ def test_parameters_of_a_group_follow_one_schedule(foreach: bool | None) -> None
 )
 def test_size_of_the_first_step(name: str, expected: float) -> None:
     """kozistr's Grams made 50.6 lr; its AdEMAMix divided α·m2 by 1-β1^t: 1.0050 lr; the paper's C-Lion makes 2/3 lr."""
-    move = last_move(name, [[3.0, -0.2]], **({} if name == "clion" else {"eps": 0.0}))
+    move = last_move(name, [[3.0, -0.2]], **({"eps": 0.0} if "eps" in optimizer_info(name).defaults else {}))
     torch.testing.assert_close(move, torch.tensor([-expected, expected], dtype=torch.float64), rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("foreach", [None, False])
-@pytest.mark.parametrize("name", [name for name in list_optimizers() if name not in SIGN_OF_GRADIENT])
+@pytest.mark.parametrize("name", [name for name in list_optimizers() if not facts(name).sign_of_gradient])
 def test_masked_coordinates_stay(name: str, foreach: bool | None) -> None:
     """C-Optim's foreach path masked by m·m, so nothing stayed; HeavyBall's sign bits tell zeros of both signs apart."""
     rows = [[1.0] * 4] * 3 + [[1.0, -1e-3, 0.0, -0.0]]
@@ -88,11 +88,12 @@ def test_agreement_is_seen_where_the_product_underflows() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.complex64], ids=str)
-@each
+@pytest.mark.parametrize("name", [name for name in list_optimizers() if not optimizer_info(name).closure])
 def test_gradients_belong_to_the_user(name: str, dtype: torch.dtype) -> None:
     """The authors' Grams leaves sign(g)|m| in ``p.grad``, all of kozistr's its decayed or negated gradient."""
+    defaults = optimizer_info(name).defaults
     for cautious, decoupled, maximize in itertools.product([False, True], repeat=3):
-        options = {"decoupled_weight_decay": decoupled} if name in ("adam", "amsgrad", "diffgrad") else {}
+        options = {"decoupled_weight_decay": decoupled} if "decoupled_weight_decay" in defaults else {}
         params = [nn.Parameter(t) for t in tensors([(), (3, 4)], dtype)]
         optimizer = create_optimizer(
             name, params, weight_decay=0.1 * decoupled, cautious=cautious, maximize=maximize, **options
@@ -115,7 +116,7 @@ def test_weight_decay_of_a_zero_gradient(name: str) -> None:
     """kozistr's AdEMAMix put λθ into the gradient, which the moments turn into a full lr."""
     options = {"decoupled_weight_decay": True} if "decoupled_weight_decay" in optimizer_info(name).defaults else {}
     move = last_move(name, [[0.0]], start=2.0, lr=0.1, weight_decay=0.1, **options)
-    step_size = (1e-6 * (1 + 2)) / 1e-8**0.5 if name in ("dog", "ldog") else 1  # which is what DoG decays by
+    step_size = (1e-6 * (1 + 2)) / 1e-8**0.5 if facts(name).joint else 1  # which is what DoG decays by
     torch.testing.assert_close(move.item(), -0.1 * step_size * 0.1 * 2.0, rtol=1e-10, atol=0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import subprocess
 import sys
 from functools import partial
@@ -21,6 +22,7 @@ from optzoo.optimizers import (
     list_optimizers,
     optimizer_info,
 )
+from optzoo.optimizers.core.closures import calls_backward
 
 
 def test_names_and_patterns() -> None:
@@ -46,6 +48,8 @@ def test_record(name: str) -> None:
     assert "params" not in info.defaults
     assert all([info.paper, info.description, info.use_when])
     assert "cautious" in info.supports
+    words = {None: "", True: "backward", False: "loss"}
+    assert info.closure == words[calls_backward(create_optimizer(name, [nn.Parameter(torch.ones(2))]))]
     with pytest.raises(dataclasses.FrozenInstanceError):
         info.name = "other"
 
@@ -54,8 +58,8 @@ def test_record(name: str) -> None:
 def test_of_a_model_biases_and_norms_do_not_decay(name: str) -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
     model[0].bias.requires_grad_(False)
-    whole = {"adamw_lr": None} if name == "psgd" else {}
-    whole["include_frozen"] = False
+    own = inspect.signature(optimizer_info(name).groups).parameters
+    whole = {key: None for key in ("adamw_lr",) if key in own} | {"include_frozen": False}
     optimizer = create_optimizer(name.upper(), model, lr=0.5, weight_decay=0.25, cautious=True, **whole)
     decay, no_decay = optimizer.param_groups
     assert (decay["weight_decay"], no_decay["weight_decay"]) == (0.25, 0.0)
@@ -64,7 +68,8 @@ def test_of_a_model_biases_and_norms_do_not_decay(name: str) -> None:
     assert all(group["lr"] == 0.5 and group["cautious"] is True for group in optimizer.param_groups)
     own = create_optimizer(name, model, include_frozen=False)
     assert own.param_groups[0]["weight_decay"] == optimizer_info(name).defaults["weight_decay"]
-    assert own.param_groups[0]["lr"] == (1.0 if name == "adafactor" else optimizer_info(name).defaults["lr"])
+    lr = optimizer_info(name).defaults["lr"]
+    assert own.param_groups[0]["lr"] == (1.0 if lr is None else lr)
 
 
 @pytest.mark.parametrize("name", list_optimizers())

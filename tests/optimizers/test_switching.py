@@ -56,7 +56,7 @@ def test_adopt_takes_the_moments_and_keeps_the_options(name: str, source: str) -
     before, halfway = torch_run({"weight_decay": 0.5, "maximize": True})
     options = {"lr": 0.003, "weight_decay": 0.1, "betas": (0.8, 0.97)}
     started = {}
-    if name == "ademamix":
+    if "alpha_warmup" in optimizer_info(name).defaults:
         options |= {"betas": (0.8, 0.97, 0.99), "beta3_warmup": 4, "alpha_warmup": 3}
         started = {"schedule_start": SAVED_AFTER}
     params = parameters(like=halfway)
@@ -78,17 +78,19 @@ def test_load_state_dict_takes_the_moments_and_the_options(name: str) -> None:
     """
     before, halfway = torch_run({"weight_decay": 0.5, "maximize": True, "betas": (0.8, 0.97)})
     params = parameters(like=halfway)
-    own = {"alpha": 3.0} if name == "ademamix" else {}
+    info = optimizer_info(name)
+    third = info.defaults["betas"][2:]
+    own = {"alpha": 3.0} if third else {}
     optimizer = create_optimizer(name, params, cautious=True, **own)
     optimizer.load_state_dict(before.state_dict())
-    betas = (0.8, 0.97, 0.9999) if name == "ademamix" else (0.8, 0.97)
+    betas = (0.8, 0.97, *third)
     options = {"lr": 0.01, "weight_decay": 0.5, "maximize": True, "betas": betas, "cautious": True, **own}
-    if name in ("lion", "clion"):
+    if "exp_avg_sq" not in info.optimizer_class.buffers:
         options |= {"lr": 1e-4, "weight_decay": 0.0, "maximize": False, "betas": (0.9, 0.99)}
     assert {key: optimizer.param_groups[0][key] for key in options} == options
-    if name in ("adam", "amsgrad", "diffgrad"):  # which have a choice, and the checkpoint makes it, from torch 2.7 on
+    if "decoupled_weight_decay" in info.defaults:  # which have a choice, and the checkpoint makes it, from torch 2.7 on
         options["decoupled_weight_decay"] = before.param_groups[0].get("decoupled_weight_decay", False)
-    if name == "grams":
+    if "eps" in info.defaults:
         options["eps"] = 1e-8
     assert equals_reference(optimizer, params, taken_over(name, before.state_dict()["state"], **options))
 

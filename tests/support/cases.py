@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -58,15 +59,64 @@ CASES = [
     Case("schedulefreesgd", {"momentum": 0.98, "weight_decay": 0.1, "warmup_steps": 20}),
 ]
 
-SUMMING = {"adafactor", "dog", "ldog"}
-"""Optimizers whose steps depend on sums over tensors, which round differently in another order of memory."""
-SIGN_OF_GRADIENT = {"adafactor", "dog", "grams", "ldog"}
-"""Optimizers whose updates, at default options, have the gradient's sign everywhere."""
-JOINT = {"dog", "ldog"}
-"""Optimizers that make the state of all parameters at once, those without a gradient included."""
 
-FACTORING: Mapping[str, Mapping[str, Any]] = {"adafactor": {"min_dim_size_to_factor": 2}}
-"""Options with which small tensors are treated as big ones are by default."""
+def kronecker(shapes: Sequence[Sequence[int]]) -> int:
+    """Bytes of one factor per axis, dense where that is no larger than the tensor, else diagonal, and of its bound."""
+    return sum(4 * (n * n if n * n <= math.prod(shape) else n) + 4 for shape in shapes for n in shape)
+
+
+def dense(shapes: Sequence[Sequence[int]]) -> int:
+    """Bytes of one matrix of all tensors together."""
+    return 4 * sum(map(math.prod, shapes)) ** 2
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the tests must know of an optimizer beside its OptimizerInfo."""
+
+    sign_of_gradient: bool = False
+    """Updates, at default options, have the gradient's sign everywhere."""
+    joint: bool = False
+    """The state of all parameters is made at once, those without a gradient included."""
+    positional: bool = False
+    """Random numbers come from the position of a parameter: alone it goes another way, by rounding at least."""
+    together: bool = False
+    """Parameters of one group are one vector: one alone goes another way."""
+    one_graph: bool = True
+    """torch.compile makes one graph of a step."""
+    small: Mapping[str, Any] = field(default_factory=dict)
+    """Options with which small tensors are treated as big ones are by default."""
+    moving: Mapping[str, Any] = field(default_factory=dict)
+    """Options without which steps on ranks are lost in the tolerance."""
+    apart: Mapping[str, Any] = field(default_factory=dict)
+    """Options with which parameters share nothing."""
+    changing: Mapping[str, Any] = field(default_factory=dict)
+    """Options under which numbers that do not change by default differ from step to step."""
+    more_bytes: Callable[[Sequence[Sequence[int]]], int] = lambda shapes: 0
+    """State beside OptimizerInfo's bytes, of tensors of these shapes in one group."""
+
+
+_DOG = Facts(sign_of_gradient=True, joint=True, moving={"reps_rel": 1.0})
+_WARMUPS = {"betas": (0.9, 0.999, 0.99), "alpha_warmup": 5, "beta3_warmup": 5}
+_FACTS: Mapping[str, Facts] = {
+    "adafactor": Facts(sign_of_gradient=True, small={"min_dim_size_to_factor": 2}),
+    "ademamix": Facts(changing=_WARMUPS),
+    "dog": replace(_DOG, apart={"scope": "param"}),
+    "grams": Facts(sign_of_gradient=True),
+    "ldog": _DOG,
+    "lookahead": Facts(one_graph=False, apart={"k": 1}),
+    # noise of rounding's size without damping
+    "psgd": Facts(positional=True, one_graph=False, apart={"damping": 0.0}, more_bytes=kronecker),
+    "psgdnewton": Facts(positional=True, one_graph=False, more_bytes=kronecker),
+    "psgdlra": Facts(positional=True, together=True, one_graph=False),
+    "psgddense": Facts(positional=True, together=True, one_graph=False, more_bytes=dense),
+    "sam": Facts(one_graph=False),
+}
+
+
+def facts(name: str) -> Facts:
+    return _FACTS.get(name, Facts())
+
 
 TRANSFORMS: Mapping[str, Mapping[str, Any]] = {
     "plain": {},

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from optzoo.optimizers.core.closures import step_on_gradients
+
 SHAPES = [(), (1,), (5,), (3, 4), (16, 33), (2, 3, 4, 5)]
 
 
@@ -33,13 +35,16 @@ def gradients(
 
 
 def trajectory(
-    optimizer: torch.optim.Optimizer, params: Sequence[Tensor], grads: Sequence[Sequence[Tensor | None]]
+    optimizer: torch.optim.Optimizer,
+    params: Sequence[Tensor],
+    grads: Sequence[Sequence[Tensor | None]],
+    curvature: float = 0.0,
 ) -> list[list[Tensor]]:
-    """The parameters after each step on the given gradients."""
+    """The parameters after each step on the given gradients; curvature is for those who ask for a second one."""
     path = []
     for row in grads:
         for p, g in zip(params, row, strict=True):
             p.grad = None if g is None else g.clone()
-        optimizer.step()
+        step_on_gradients(optimizer, curvature)
         path.append([p.detach().clone() for p in params])
     return path

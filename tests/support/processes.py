@@ -28,9 +28,10 @@ from torch.distributed.tensor import DTensor, Partial, Placement, Replicate, Sha
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
-from optzoo.optimizers import create_optimizer, list_optimizers
+from optzoo.optimizers import create_optimizer, list_optimizers, optimizer_info
+from optzoo.optimizers.core.closures import step_on, step_on_gradients
 
-from .cases import FACTORING, JOINT
+from .cases import facts
 from .problems import gradients, tensors, trajectory
 
 TESTS = Path(__file__).parents[1]
@@ -101,11 +102,11 @@ OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 
 def run_options(name: str, options: str) -> dict[str, Any]:
-    moving = {"reps_rel": 1.0} if name in JOINT else {}  # else DoG's steps are lost in the tolerance
-    return {**OPTIONS[options], **FACTORING.get(name, {}), **moving}
+    return {**OPTIONS[options], **facts(name).small, **facts(name).moving}
 
 
-RUNS = list(product(list_optimizers(), OPTIONS))
+SHARDABLE = [name for name in list_optimizers() if "dtensor" in optimizer_info(name).supports]
+RUNS = list(product(SHARDABLE, OPTIONS))
 MESHES: Mapping[str, tuple[tuple[int, ...], tuple[Placement, ...]]] = {
     "sharded": ((2,), (Shard(0),)),
     "replicated and sharded": ((2, 1), (Replicate(), Shard(0))),
@@ -139,7 +140,7 @@ def step_dtensors(name: str, options: str, mesh: str) -> dict[str, Any]:
         grads[1] = DTensor.from_local(row[1] / 2, device_mesh, partial)
         for p, grad in zip(params, (*grads, g), strict=True):
             p.grad = grad
-        optimizer.step()
+        step_on_gradients(optimizer)
     misplaced = [
         key
         for p in params[:-1]
@@ -172,7 +173,7 @@ def distributed_in_two_dimensions(rank: int, directory: Path) -> None:
     torch.save(seen, directory / f"{rank}.pt")
 
 
-RUNS_IN_TWO_DIMENSIONS = list(product(list_optimizers(), ("plain", "floor")))
+RUNS_IN_TWO_DIMENSIONS = list(product(SHARDABLE, ("plain", "floor")))
 EVEN = (3, 8, 4)
 """Sizes of layers that FSDP2 can shard after tensor parallelism."""
 
@@ -189,9 +190,7 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: Sequence[in
     """Steps on the mean loss over a part of their batches."""
     for step in steps:
         (x,) = tensors([(8, 3)], seed=step)
-        optimizer.zero_grad()
-        model(x[part]).square().mean().backward()
-        optimizer.step()
+        step_on(optimizer, lambda x=x: model(x[part]).square().mean())  # type: ignore[misc]
 
 
 def train_sharded(name: str, options: str, part: slice, sharded: Callable[[], nn.Module]) -> dict[str, Any]:
@@ -205,7 +204,7 @@ def train_sharded(name: str, options: str, part: slice, sharded: Callable[[], nn
     optimizer = create_optimizer(name, model, lr=0.01, weight_decay=0.1, **run_options(name, options))
     train(model, optimizer, range(3), part)
     cautious = {"cautious": True} if OPTIONS[options] else {}
-    second = create_optimizer(name, resumed, weight_decay=0.2, **cautious, **FACTORING.get(name, {}))
+    second = create_optimizer(name, resumed, weight_decay=0.2, **cautious, **facts(name).small)
     saved = get_optimizer_state_dict(model, optimizer, options=full)
     saved = copy.deepcopy(saved)  # a load in the same process shares memory, in torch.optim as here
     set_optimizer_state_dict(resumed, second, saved, options=full)
