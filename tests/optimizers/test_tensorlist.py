@@ -55,7 +55,7 @@ def given(seed: int, dtype: torch.dtype, kind: Any = LIST) -> Any:
     if kind not in (LIST, MASK):
         return kind
     found = TensorList(tensors(SHAPES, dtype, seed=seed))
-    return TensorList([t > 0 for t in found]) if kind == MASK else found
+    return TensorList([t > 0 for t in found.tensors]) if kind == MASK else found
 
 
 def assert_same(result: Any, expected: list[torch.Tensor]) -> None:
