@@ -309,12 +309,19 @@ def _factor(buckets: Sequence[Bucket]) -> None:
         sharding,
         [(a,) for a, _ in axes],
     )
-    for (bucket, i), (a, _), mean in zip(rows, axes, means, strict=True):
-        p, g, row_var, col_var, *momentum = bucket.rows[i]
-        row_factor = row_var.div(mean.div_(bucket.params[i].shape[a])).rsqrt_()
-        bucket.rows[i] = (p, g, row_factor, col_var.rsqrt(), *momentum)
+    row_factors = iter(
+        [
+            bucket.rows[i][2].div(mean.div_(bucket.params[i].shape[a])).rsqrt_()
+            for (bucket, i), (a, _), mean in zip(rows, axes, means, strict=True)
+        ]
+    )
     for bucket in buckets:
-        bucket.buffers = ("row_factor", "col_factor", *bucket.buffers[2:])
+        kept = {name: bucket.column(name) for name in bucket.buffers[2:]}
+        bucket.hand_out(
+            row_factor=[next(row_factors) for _ in bucket.rows],
+            col_factor=[t.rsqrt() for t in bucket.column("col_var")],
+            **kept,
+        )
 
 
 def _sums_of_squares(row: tuple[Tensor, ...], axes: tuple[int, int]) -> tuple[Tensor, Tensor]:

@@ -103,8 +103,8 @@ class Optimizer(FirstStep, Reporting, torch.optim.Optimizer):
         name = type(self).__name__
         group: dict[str, Any] = {**self.defaults, **param_group}
         option_rules.validate(name, group, self.defaults, self._rules())
-        self.check_group(group)
         group["params"] = option_rules.given_params(name, group["params"])
+        self.check_group(group)
         group = joining.named_alike(group, self.param_groups)
         joining.make_writable(name, group)
         joining.own_tensors([*self.param_groups, group, self.defaults])

@@ -13,7 +13,7 @@ from typing_extensions import Unpack
 from ..core import Options, rule
 from ..core.buckets import Bucket
 from ..core.options import arguments
-from .batch import Batch
+from .batch import KronBatch
 from .kron_optimizer import KronOptimizer
 from .newton import Newton
 
@@ -121,7 +121,7 @@ class PSGDNewton(Newton, KronOptimizer):
     def is_due(self, bucket: Bucket, step: int) -> bool:
         return "product" in bucket.buffers
 
-    def signal(self, batch: Batch, mean: Tensor) -> tuple[Tensor, Tensor]:
-        pairs = zip(batch.operands("vector"), batch.operands("product"), strict=True)
+    def signal(self, batch: KronBatch, mean: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = zip(batch.local("vector"), batch.local("product"), strict=True)
         followed = [rule.operands(v, product, batch.bucket.h) for v, product in pairs]  # as the gradient is
-        return batch.whole([product for _, product in followed]), batch.whole([v for v, _ in followed])
+        return batch.seen([product for _, product in followed]), batch.seen([v for v, _ in followed])
