@@ -14,8 +14,11 @@ from .grams import Grams
 from .groups import param_groups
 from .lion import Lion
 from .lookahead import Lookahead, slow_weights
-from .psgd import PSGD, PSGDLRA, PSGDDense, PSGDNewton, psgd_groups
+from .matrices import MatrixOptimizer
+from .muon import Muon
+from .psgd import PSGD, PSGDLRA, PSGDDense, PSGDNewton
 from .registry import OptimizerInfo, create_optimizer, list_optimizers, optimizer_info, register_optimizer
+from .roles import matrix_groups, psgd_groups
 
 __all__ = [
     "PSGD",
@@ -34,6 +37,8 @@ __all__ = [
     "LDoG",
     "Lion",
     "Lookahead",
+    "MatrixOptimizer",
+    "Muon",
     "Optimizer",
     "OptimizerInfo",
     "Options",
@@ -44,6 +49,7 @@ __all__ = [
     "adopt_on_load",
     "create_optimizer",
     "list_optimizers",
+    "matrix_groups",
     "optimizer_info",
     "param_groups",
     "polynomial_decay_avg_fn",

@@ -69,7 +69,7 @@ class MatrixOptimizer(Optimizer):
 
     Of fewer than two axes longer than 1 a tensor is no matrix. Those, and groups with ``adamw=True``, are AdamW's, with
     the group's ``lr`` and ``weight_decay`` and, where the constructor has these, ``adamw_betas`` and ``adamw_eps``.
-    :func:`optzoo.optimizers.matrix_groups` makes groups by role. Of a group with ``split`` a tensor is several
+    :func:`optzoo.optimizers.matrix_groups` makes groups by role. Of a group with ``parts`` a tensor is several
     matrices, one below the other: ``directions`` gets them one after the other.
 
     >>> class Normalized(MatrixOptimizer):
@@ -92,7 +92,7 @@ class MatrixOptimizer(Optimizer):
         "adamw": one_of(True, False),
         "adamw_betas": betas(2),
         "adamw_eps": NON_NEGATIVE,
-        "split": optional(
+        "parts": optional(
             Rule(
                 lambda x: isinstance(x, tuple) and len(x) > 1 and all(type(n) is int and n > 0 for n in x),
                 "a tuple of at least 2 numbers of rows",
@@ -129,13 +129,15 @@ class MatrixOptimizer(Optimizer):
 
     def check_group(self, group: Mapping[str, Any]) -> None:
         super().check_group(group)
-        split: tuple[int, ...] = group.get("split") or ()
+        parts: tuple[int, ...] = group.get("parts") or ()
+        if parts and "parts" not in self.defaults:
+            raise ValueError(f"{type(self).__name__} takes tensors as one; leave split out of the groups")
         params = group["params"]
-        for given in ([params] if isinstance(params, Tensor) else params) if split else ():
+        for given in ([params] if isinstance(params, Tensor) else params) if parts else ():
             p = given[1] if isinstance(given, tuple) else given
-            if self.is_matrix(group, p) and sum(split) != p.shape[0]:
+            if self.is_matrix(group, p) and sum(parts) != p.shape[0]:
                 raise ValueError(
-                    f"{type(self).__name__}: split={split} has {sum(split)} rows together, and a parameter of its "
+                    f"{type(self).__name__}: parts={parts} has {sum(parts)} rows together, and a parameter of its "
                     f"group {p.shape[0]}, of shape {tuple(p.shape)}; give the rows of each part, in a group of the "
                     "parameters that have them"
                 )
@@ -193,7 +195,7 @@ class MatrixOptimizer(Optimizer):
         stacks = [batch.whole(*pair) for pair in owned]
         g, h = batch.whole(batch.gradients, batch.params), batch.numbers()
         version = g._version
-        rows = list(batch.bucket.group.get("split") or g.shape[1:2])
+        rows = list(batch.bucket.group.get("parts") or g.shape[1:2])
         parts = (
             zip(*[torch.split(t, rows, dim=1) for t in (g, *stacks)], strict=True) if len(rows) > 1 else [(g, *stacks)]
         )

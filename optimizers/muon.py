@@ -69,7 +69,7 @@ class Muon(MatrixOptimizer):
             weight_decay are AdamW's, so that one lr does for vectors too; ``"original"`` (Jordan's and torch's):
             √max(1, A/B); ``"spectral_unclamped"``: √(A/B); None: 1.
         eps: added to the norm, >= 0. Default 1e-7, Jordan's. With 0, a matrix without gradient is 0/0.
-        split: rows of the parts that a group's tensors consist of, such as (512, 128, 128) of a fused QKV: each part is
+        parts: rows of the parts that a group's tensors consist of, such as (512, 128, 128) of a fused QKV: each part is
             a matrix of its own. Default None.
         adamw: True makes a group AdamW's, with its own ``lr``. Default False.
         adamw_betas: betas of AdamW. Default (0.9, 0.95), the paper's.
@@ -77,7 +77,7 @@ class Muon(MatrixOptimizer):
         **options: shared by all optimizers, see :class:`optzoo.optimizers.Options`.
 
     Raises:
-        ValueError: an option out of its range, named with its value; a ``split`` that is not the rows of a tensor.
+        ValueError: an option out of its range, named with its value; a ``parts`` that is not the rows of a tensor.
         TypeError: an unknown option, with the nearest one there is.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
@@ -113,7 +113,7 @@ class Muon(MatrixOptimizer):
         ns_dtype: str | torch.dtype | None = None,
         adjust: str | None = "match_rms_adamw",
         eps: float = 1e-7,
-        split: tuple[int, ...] | None = None,
+        parts: tuple[int, ...] | None = None,
         adamw: bool = False,
         adamw_betas: tuple[float, float] = (0.9, 0.95),
         adamw_eps: float = 1e-8,

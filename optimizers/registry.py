@@ -25,8 +25,10 @@ from .grams import Grams
 from .groups import param_groups
 from .lion import Lion
 from .lookahead import Lookahead
+from .muon import Muon
 from .plugins import Plugins, check_class, import_path, is_path, path_of
-from .psgd import PSGD, psgd_groups
+from .psgd import PSGD
+from .roles import matrix_groups, psgd_groups
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _ELEMENTWISE = ("cautious", "foreach", "fused", "maximize", "capturable", "complex", "dtensor", "bfloat16")
@@ -212,6 +214,16 @@ _REGISTRY = {
             "memory is short, or the model is of the T5 family",
             4,
             tuning_lr=1e-2,
+        ),
+        OptimizerInfo(
+            "muon",
+            Muon,
+            "Muon is Scalable for LLM Training, Liu et al., 2025",
+            "2502.16982",
+            "momentum of matrices with all its singular values made equal",
+            "the hidden matrices of transformers and convolutional networks",
+            4,
+            groups=matrix_groups,
         ),
         OptimizerInfo(
             "psgd",

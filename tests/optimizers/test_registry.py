@@ -54,7 +54,7 @@ def test_record(name: str) -> None:
 def test_of_a_model_biases_and_norms_do_not_decay(name: str) -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
     model[0].bias.requires_grad_(False)
-    whole = {"adamw_lr": None} if name == "psgd" else {}
+    whole = {"psgd": {"adamw_lr": None}, "muon": {"fallback_lr": None}}.get(name, {})
     whole["include_frozen"] = False
     optimizer = create_optimizer(name.upper(), model, lr=0.5, weight_decay=0.25, cautious=True, **whole)
     decay, no_decay = optimizer.param_groups

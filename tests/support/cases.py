@@ -46,6 +46,11 @@ CASES = [
     Case("dog", {"lr": 1.0, "reps_rel": 1e-2, "weight_decay": 0.1, "decoupled_weight_decay": True}),
     Case("dog", {"lr": 1.0, "init_eta": 0.1}),
     Case("ldog", {"lr": 1.0, "reps_rel": 1e-2, "weight_decay": 0.1}),
+    Case("muon", {"weight_decay": 0.1}),
+    Case("muon", {"nesterov": False, "adjust": "original", "momentum": 0.5, "method": "polar_express"}),
+    Case("muon", {"adjust": "spectral_unclamped", "method": "svd", "weight_decay": 0.1}),
+    Case("muon", {"adjust": None, "ns_steps": 2, "eps": 1e-3, "adamw_betas": (0.5, 0.9), "adamw_eps": 1e-4}),
+    Case("muon", {"adamw": True, "weight_decay": 0.1}),
     Case("adafactor", {"weight_decay": 0.1}),
     Case("adafactor", {"lr": None, "min_dim_size_to_factor": 3, "weight_decay": 0.1}),
     Case("adafactor", {"lr": None, "warmup_init": True, "beta2_cap": 0.5, "clip_threshold": 0.3}),
@@ -54,7 +59,7 @@ CASES = [
     Case("adafactor", {"scale_parameter": False, "clip_threshold": None, "min_dim_size_to_factor": 3}),
 ]
 
-SUMMING = {"adafactor", "dog", "ldog"}
+SUMMING = {"adafactor", "dog", "ldog", "muon"}
 """Optimizers whose steps depend on sums over tensors, which round differently in another order of memory."""
 SIGN_OF_GRADIENT = {"adafactor", "dog", "grams", "ldog"}
 """Optimizers whose updates, at default options, have the gradient's sign everywhere."""

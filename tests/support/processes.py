@@ -197,8 +197,8 @@ def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: Sequence[in
 def train_sharded(name: str, options: str, part: slice, sharded: Callable[[], nn.Module]) -> dict[str, Any]:
     """Where a sharded network gets to, stopped after three steps and resumed from a full state dict, and not stopped.
 
-    Both on this rank's part of the batches. Its options are known from the state dict alone, but for ``cautious``, which
-    loading leaves as it is constructed.
+    Both on this rank's part of the batches. Its options are known from the state dict alone, but for ``cautious``,
+    which loading leaves as it is constructed.
     """
     full = StateDictOptions(full_state_dict=True)
     model, resumed = sharded(), sharded()
