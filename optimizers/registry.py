@@ -52,7 +52,7 @@ class OptimizerInfo:
     """State per float32 parameter at default options, in bytes; None where nobody has said.
 
     Of a tensor that is not factored, for Adafactor: a factored matrix of a × b has 4 (a + b) bytes in all. Without the
-    factors of PSGD.
+    factors of PSGD. Of a matrix, for Muon.
     """
     tensor_bytes: int = 8
     """State per tensor beside it, in bytes: its step count and other single numbers."""

@@ -44,6 +44,9 @@ def test_state_is_as_large_as_the_readme_says(name: str, shape: tuple[int, ...])
         )
         if p.ndim > 1 and min(shape[-2:]) >= least:
             expected = 4 * sum(shape[-2:]) * (p.numel() // (shape[-2] * shape[-1])) + per_tensor(name)
+    if name == "muon" and p.ndim == 1:
+        (of_vectors,) = map(int, re.findall(r"(\d+) for vectors, which are AdamW's", row_of(name)[2]))
+        expected = of_vectors * p.numel() + per_tensor(name)
     if name == "psgd":
         assert "for every axis of n besides 4 n² bytes (a dense factor) or 4 n (a diagonal one" in row_of(name)[2]
         factors = [state[f"Q{axis}"] for axis in range(p.ndim)]
