@@ -58,7 +58,7 @@ def test_roles_of_a_transformer() -> None:
     assert found["matrices"] == [*HIDDEN, "pooler.weight"]
     assert (found["embeddings"], found["head"]) == (["embedding.weight"], ["head.weight"])
     assert found["embeddings no_decay"] == ["position"]
-    assert len(found["vectors"]) == 14 - 2
+    assert len(found["vectors"]) == 2 * 4 + 2
     assert [group["weight_decay"] for group in groups] == [0.1, 0.0, 0.1, 0.1, 0.0]
     assert [(group.get("adamw", False), group.get("lr")) for group in groups] == [(False, None), *[(True, 0.02)] * 4]
 
