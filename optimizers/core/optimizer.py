@@ -254,6 +254,8 @@ class Optimizer(FirstStep, Reporting, torch.optim.Optimizer):
             for column, norm in zip(columns, norms, strict=True):
                 column += norm
         squares = torch.stack([precise(torch.stack(column)) for column in columns], dim=1).square_()
+        if rows == list(range(len(bucket.rows))):
+            return squares
         index = torch.tensor(rows).to(bucket.device, non_blocking=True)
         return squares.new_zeros(len(bucket.rows), len(columns)).index_add_(0, index, squares)
 
