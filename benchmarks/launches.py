@@ -1,11 +1,12 @@
-"""How many calls of the device one step makes, beside AdamW's: what a step of many small tensors costs on a GPU.
+"""How many calls of the device one step makes: what a step of many small tensors costs on a GPU.
 
     pip install -e .
     python benchmarks/launches.py [optimizer ...] [--tensors 200] [--size 64] [--calls] [--smallest]
 
-Counted on the meta device, so that no GPU is needed, in the third step: operators that read or write tensors of it, each
-call of a foreach function as one. Views and empty tensors cost no call. A number that the host reads from the device,
-which would make it wait, raises. --calls shows which operators they are.
+Counted on the meta device, so that no GPU is needed, in the third step: operators that read or write tensors of it. A
+foreach function is one, though torch goes tensor by tensor where its operands are numbers on the device. Views and
+empty tensors are none. A number that the host reads from the device, which would make it wait, raises. --calls shows
+which operators they are.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from .core import Optimizer, rule
 from .core.buckets import Bucket, namespace, real_shape, sharding
 from .core.options import NON_NEGATIVE, Rule, betas, describe, named, one_of, optional
 from .core.reductions import gathered, own_shards, stacked
-from .core.scalars import Namespace
+from .core.scalars import Namespace, wrapped
+from .core.tensorlist import TensorList
 
 logger = logging.getLogger(__name__)
 
@@ -32,28 +33,28 @@ class Batch:
         self.bucket, self.rows = bucket, rows
         self.params = [bucket.params[i] for i in rows]
         self.states = [bucket.states[i] for i in rows]
-        self.gradients = [rule.operands(p, g, bucket.h)[1] for p, g, *_ in bucket.rows[rows.start : rows.stop]]
-        """Those that are followed, in the working precision, as this rank has them."""
+        p, g = (TensorList(column) for column in [*zip(*bucket.rows[rows.start : rows.stop], strict=True)][:2])
+        self.gradients = stacked(rule.operands(p, g, wrapped(bucket.h, rows))[1].tensors)
+        """Those that are followed, in the working precision, as this rank has them: (n, ...)."""
 
     def local(self, name: str) -> list[Tensor]:
         """A buffer of each, as this rank has it."""
         return self.bucket.column(name)[self.rows.start : self.rows.stop]
 
-    def whole(self, local: Sequence[Tensor], likes: Sequence[Tensor]) -> Tensor:
-        """(n, *shape) out of this rank's shards; ``likes``: the tensors they are shards of, or that lie as those do."""
-        return gathered(stacked(local), sharding(likes[0]), real_shape(likes[0]))
+    def whole(self, shards: Tensor, like: Tensor) -> Tensor:
+        """(n, *shape) out of (n, ...) of this rank; ``like``: what the first is a shard of, or lies as that does."""
+        return gathered(shards, sharding(like), real_shape(like))
 
-    def own(self, whole: Tensor, likes: Sequence[Tensor]) -> list[Tensor]:
+    def own(self, whole: Tensor, like: Tensor) -> list[Tensor]:
         """This rank's shards out of (n, *shape)."""
-        return list(own_shards(whole, sharding(likes[0])).unbind())
+        return list(own_shards(whole, sharding(like)).unbind())
 
     def numbers(self) -> Namespace:
         """``h``; numbers that every parameter has its own of have the shape (n, 1, ..., 1)."""
-        like = self.gradients[0]
-        h = Namespace()
+        like, h = self.gradients, Namespace()
         for name, value in vars(self.bucket.h).items():
             if isinstance(value, Tensor) and value.ndim:
-                value = value[self.rows.start : self.rows.stop].to(like.dtype).reshape(-1, *[1] * like.ndim)
+                value = value[self.rows.start : self.rows.stop].to(like.dtype).reshape(-1, *[1] * (like.ndim - 1))
             setattr(h, name, value)
         return h
 
@@ -191,9 +192,9 @@ class MatrixOptimizer(Optimizer):
 
     def _directions(self, batch: Batch) -> list[Tensor]:
         names = batch.bucket.buffers
-        owned = [(batch.local(name), [state[name] for state in batch.states]) for name in names]
-        stacks = [batch.whole(*pair) for pair in owned]
-        g, h = batch.whole(batch.gradients, batch.params), batch.numbers()
+        owned = [(batch.local(name), batch.states[0][name]) for name in names]
+        stacks = [batch.whole(stacked(local), like) for local, like in owned]
+        g, h = batch.whole(batch.gradients, batch.params[0]), batch.numbers()
         version = g._version
         rows = list(batch.bucket.group.get("parts") or g.shape[1:2])
         parts = (
@@ -205,9 +206,9 @@ class MatrixOptimizer(Optimizer):
             raise RuntimeError(
                 f"{type(self).__name__}.directions writes into g, which may be the user's p.grad; copy it"
             )
-        for stack, (local, likes) in zip(stacks, owned, strict=True):
-            torch._foreach_copy_(local, batch.own(stack, likes))
-        return batch.own(u, batch.params)
+        for stack, (local, like) in zip(stacks, owned, strict=True):
+            torch._foreach_copy_(local, batch.own(stack, like))
+        return batch.own(u, batch.params[0])
 
 
 @cache  # once

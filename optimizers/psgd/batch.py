@@ -12,7 +12,7 @@ from ..core import rule
 from ..core.buckets import Bucket, real_shape
 from ..core.reductions import stacked
 from ..matrices import Batch
-from .factors import layout, squared
+from .factors import layout, per_entry, squared
 from .kron import chosen
 
 
@@ -23,16 +23,16 @@ class KronBatch(Batch):
         super().__init__(bucket, rows)
         self.shape = layout(real_shape(self.params[0]), bucket.group).shape
 
-    def means(self, step: int) -> list[Tensor]:
+    def means(self, step: int) -> Tensor:
         """The gradients' running mean, until it is as long as the average, and then that."""
         taken = step - torch.stack([state["skipped"] for state in self.states])
         weights = taken.reciprocal().clamp(min=1 - self.bucket.h.momentum)
-        averages = self.local("exp_avg")
-        return [a.lerp(g, w.to(a.dtype)) for a, g, w in zip(averages, self.gradients, weights, strict=True)]
+        averages = stacked(self.local("exp_avg"))
+        return averages.lerp(self.gradients, per_entry(weights.to(averages.dtype), averages))
 
-    def seen(self, local: Sequence[Tensor]) -> Tensor:
+    def seen(self, shards: Tensor) -> Tensor:
         """Tensors of this rank as whole ones, in the shape and the precision of their factors."""
-        whole = self.whole(local, self.params)
+        whole = self.whole(shards, self.params[0])
         return whole.reshape(len(whole), *self.shape).to(self.states[0]["Q0"].dtype)
 
     def stacked(self, kind: str) -> list[Tensor]:
@@ -50,12 +50,12 @@ class KronBatch(Batch):
         for name, stack in made.items():
             torch._foreach_copy_([state[name] for state in self.states], list(stack.unbind()))
 
-    def put(self, u: Tensor, means: Sequence[Tensor], finite: Tensor) -> list[Tensor]:
+    def put(self, u: Tensor, means: Tensor, finite: Tensor) -> list[Tensor]:
         """Keep the means, and count who is skipped; returns the directions."""
         torch._foreach_add_([state["skipped"] for state in self.states], list((~finite).float().unbind()))
-        for average, mean, flag in zip(self.local("exp_avg"), means, finite, strict=True):
-            average.copy_(chosen(flag, mean, average))
-        return self.own(u.reshape(-1, *real_shape(self.params[0])).to(means[0].dtype), self.params)
+        averages = self.local("exp_avg")
+        torch._foreach_copy_(averages, list(chosen(finite, means, stacked(averages)).unbind()))
+        return self.own(u.reshape(-1, *real_shape(self.params[0])).to(means.dtype), self.params[0])
 
 
 def factor_dtype(param: Tensor, group: Mapping[str, Any]) -> torch.dtype:

@@ -13,6 +13,7 @@ from typing_extensions import Unpack
 from ..core import Options, rule
 from ..core.buckets import Bucket
 from ..core.options import arguments
+from ..core.reductions import stacked
 from .batch import KronBatch
 from .kron_optimizer import KronOptimizer
 from .newton import Newton
@@ -124,4 +125,5 @@ class PSGDNewton(Newton, KronOptimizer):
     def signal(self, batch: KronBatch, mean: Tensor) -> tuple[Tensor, Tensor]:
         pairs = zip(batch.local("vector"), batch.local("product"), strict=True)
         followed = [rule.operands(v, product, batch.bucket.h) for v, product in pairs]  # as the gradient is
-        return batch.seen([product for _, product in followed]), batch.seen([v for v, _ in followed])
+        v, product = (stacked(column) for column in zip(*followed, strict=True))
+        return batch.seen(product), batch.seen(v)
