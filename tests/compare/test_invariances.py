@@ -17,6 +17,7 @@ CARD = {
     "dog": ["approx", "yes", "approx", "approx", "yes"],
     "ldog": ["approx", "yes", "approx", "approx", "yes"],
     "lion": ["yes", "yes", "no", "no", "yes"],
+    "muon": ["approx", "yes", "yes", "yes", "yes"],
     "psgd": ["no", "approx", "approx", "approx", "yes"],  # its preconditioner starts at the scale 1
 }
 

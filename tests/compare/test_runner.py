@@ -268,6 +268,8 @@ def test_every_registered_optimizer_trains_and_keeps_the_state_its_entry_states(
     if name == "psgd":  # one per axis, dense or diagonal, and one number for each
         weights, biases = (64**2 + 64**2) + (32**2 + 64) + (10**2 + 32), 64 + 32 + 10
         factors = 4 * (weights + biases + 3 * 2 + 3)
+    if name == "muon":  # the biases are AdamW's, with another moment
+        factors = 4 * (64 + 32 + 10)
     average = 4 * 6570 if get_candidate(name).evaluate_on == "average" else 0  # kept beside the optimizer
     assert trial.state_bytes == info.state_bytes * 6570 + info.tensor_bytes * 6 + factors + average
 
@@ -290,7 +292,11 @@ def test_what_an_optimizer_raises_is_recorded_and_the_others_go_on():
 
 @pytest.mark.parametrize(
     ("name", "rule"),
-    [("psgd", "diagonal factors"), ("adafactor", "whole second moments, as of matrices below 128 × 128")],
+    [
+        ("psgd", "diagonal factors"),
+        ("muon", "AdamW"),
+        ("adafactor", "whole second moments, as of matrices below 128 × 128"),
+    ],
 )
 def test_optimizers_for_matrices_on_vectors_are_recorded(name, rule, tmp_path):
     """What is recorded is also what they do: no factor of a vector is a matrix, no second moment is factored."""
@@ -303,5 +309,9 @@ def test_optimizers_for_matrices_on_vectors_are_recorded(name, rule, tmp_path):
     vector.grad = torch.ones(300)
     optimizer = get_candidate(name).build([vector], {"lr": 0.1})
     optimizer.step()
-    kept = {key: tuple(value.shape) for key, value in optimizer.state[vector].items() if key in ("Q0", "variance")}
+    kept = {
+        key: tuple(value.shape)
+        for key, value in optimizer.state[vector].items()
+        if key in ("Q0", "exp_avg_sq", "variance")
+    }
     assert list(kept.values()) == [(300,)]
