@@ -102,7 +102,7 @@ class MatrixOptimizer(Optimizer):
     }
     fallback: ClassVar[Mapping[str, Any]] = {"adamw_betas": (0.9, 0.999), "adamw_eps": 1e-8}
     """AdamW's options where the constructor has none."""
-    batch: ClassVar[type[Batch]] = Batch
+    batch: ClassVar[type[Any]] = Batch
 
     @staticmethod
     def directions(g: Tensor, s: Any, h: Any) -> Tensor:
@@ -184,11 +184,11 @@ class MatrixOptimizer(Optimizer):
         if bucket.h.matrix:
             limit = CPU_BATCH if bucket.device.type == "cpu" else DEVICE_BATCH
             rows, size = len(bucket.rows), max(1, limit // max(bucket.size(0), 1))
-            self.direct(bucket, [self.batch(bucket, range(i, min(i + size, rows))) for i in range(0, rows, size)])
+            self.direct(bucket, [range(i, min(i + size, rows)) for i in range(0, rows, size)])
 
-    def direct(self, bucket: Bucket, batches: Sequence[Any]) -> None:
-        """Give ``update`` the directions. Every rank finds all of them; a batch would get its owner here."""
-        bucket.hand_out(direction=[u for batch in batches for u in self._directions(batch)])
+    def direct(self, bucket: Bucket, batches: Sequence[range]) -> None:
+        """Give ``update`` the directions of these batches of rows, of which every rank finds all: owners go here."""
+        bucket.hand_out(direction=[u for rows in batches for u in self._directions(self.batch(bucket, rows))])
 
     def _directions(self, batch: Batch) -> list[Tensor]:
         names = batch.bucket.buffers

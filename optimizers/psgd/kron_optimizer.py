@@ -108,14 +108,16 @@ class KronOptimizer(MatrixOptimizer):
     # The step
 
     @eager  # branches on the step
-    def direct(self, bucket: Bucket, batches: Sequence[KronBatch]) -> None:
+    def direct(self, bucket: Bucket, batches: Sequence[range]) -> None:
         """Fit the factors and find the directions."""
         if bucket.size(0) == 0:
             bucket.hand_out(direction=[g for _, g, *_ in bucket.rows])
             return
         position = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
         step = host_count(bucket)
-        found, finite = zip(*[self._direct_batch(batch, step, position) for batch in batches], strict=True)
+        found, finite = zip(
+            *[self._direct_batch(self.batch(bucket, rows), step, position) for rows in batches], strict=True
+        )
         bucket.hand_out(direction=[u for directions in found for u in directions])
         if bucket.h.decays and bucket.h.decoupled_weight_decay:
             bucket.h.weight_decay = precise(torch.cat(finite).float()) * bucket.h.weight_decay
