@@ -43,6 +43,8 @@ def test_launches(tmp_path: Path) -> None:
     assert list(few) == list_optimizers()
     assert few == many
     assert {name: count for name, count in few.items() if count > MOST.get(name, count)} == {}
+    factored = run("launches", "adafactor", "--tensors", "5", "--size", "128", cwd=tmp_path)
+    assert int(factored.split()[-1]) <= MOST["adafactor"]
 
 
 @pytest.mark.slow
