@@ -16,8 +16,11 @@ from .groups import param_groups
 from .info import OptimizerInfo
 from .lion import Lion
 from .lookahead import Lookahead, slow_weights
-from .psgd import PSGD, PSGDLRA, PSGDDense, PSGDNewton, psgd_groups
+from .matrices import MatrixOptimizer
+from .muon import Muon
+from .psgd import PSGD, PSGDLRA, PSGDDense, PSGDNewton
 from .registry import create_optimizer, list_optimizers, optimizer_info, register_optimizer
+from .roles import matrix_groups, psgd_groups
 from .sam import SAM
 from .schedulefree import ScheduleFreeAdamW, ScheduleFreeSGD
 
@@ -39,6 +42,8 @@ __all__ = [
     "LDoG",
     "Lion",
     "Lookahead",
+    "MatrixOptimizer",
+    "Muon",
     "Optimizer",
     "OptimizerInfo",
     "Options",
@@ -53,6 +58,7 @@ __all__ = [
     "evaluation_weights",
     "has_evaluation_weights",
     "list_optimizers",
+    "matrix_groups",
     "optimizer_info",
     "param_groups",
     "polynomial_decay_avg_fn",

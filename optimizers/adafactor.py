@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from .core import Optimizer, Options
 from .core.buckets import Bucket, cut_rows, default_piece, measured_piece, pieces
 from .core.options import DECAY, NON_NEGATIVE, POSITIVE, RULES, Rule, one_of, optional
-from .core.reductions import over_shards
+from .core.reductions import over_shards, stacked
 from .core.rule import working_dtype
 from .core.scalars import maximum, minimum, wrapped
 
@@ -297,41 +297,67 @@ def factored_axes(shape: Sequence[int], group: Mapping[str, Any]) -> tuple[int, 
 
 def _factor(buckets: Sequence[Bucket]) -> None:
     """Update R and C, and hand the update R̂^-½ and C^-½ in their place, with R̂ = R / mean(R)."""
-    rows = [(bucket, i) for bucket in buckets for i in range(len(bucket.rows))]
-    sharding = [bucket.sharding for bucket, _ in rows]
-    axes = [factored_axes(bucket.params[i].shape, bucket.group) or (0, 0) for bucket, i in rows]
-    sums = [_sums_of_squares(bucket.rows[i], axis) for (bucket, i), axis in zip(rows, axes, strict=True)]
+    stacks = [(bucket, rows) for bucket in buckets for rows in _of_one_shape(bucket)]
+    sharding = [bucket.sharding for bucket, _ in stacks]
+    axes = [factored_axes(bucket.params[rows[0]].shape, bucket.group) or (0, 0) for bucket, rows in stacks]
+    sums = [_sums_of_squares(*stack, axis) for stack, axis in zip(stacks, axes, strict=True)]
     summed = [(b,) for _, b in axes] + [(a,) for a, _ in axes]
     totals = over_shards([r for r, _ in sums] + [c for _, c in sums], sharding * 2, summed)
-    for (bucket, i), (a, b), r, c in zip(rows, axes, totals, totals[len(rows) :], strict=False):
-        _, _, row_var, col_var, *_ = bucket.rows[i]
-        shape, h = bucket.params[i].shape, bucket.h
-        beta2 = h.beta2[i] if isinstance(h.beta2, Tensor) and h.beta2.ndim else h.beta2
-        for moment, total, size in ((row_var, r, shape[b]), (col_var, c, shape[a])):
-            moment.mul_(beta2).add_(total.div_(size).add_(h.eps[0]).mul_(1 - beta2))
+    by_row = [_average(*stack, "row_var", r, b) for stack, r, (_, b) in zip(stacks, totals, axes, strict=False)]
+    by_column = [
+        _average(*stack, "col_var", c, a) for stack, c, (a, _) in zip(stacks, totals[len(stacks) :], axes, strict=True)
+    ]
     means = over_shards(
-        [bucket.rows[i][2].sum(a, keepdim=True) for (bucket, i), (a, _) in zip(rows, axes, strict=True)],
-        sharding,
-        [(a,) for a, _ in axes],
+        [r.sum(a + 1, keepdim=True) for r, (a, _) in zip(by_row, axes, strict=True)], sharding, [(a,) for a, _ in axes]
     )
-    for (bucket, i), (a, _), mean in zip(rows, axes, means, strict=True):
-        p, g, row_var, col_var, *momentum = bucket.rows[i]
-        row_factor = row_var.div(mean.div_(bucket.params[i].shape[a])).rsqrt_()
-        bucket.rows[i] = (p, g, row_factor, col_var.rsqrt(), *momentum)
+    made: dict[int, dict[str, dict[int, Tensor]]] = {id(b): {"row_factor": {}, "col_factor": {}} for b in buckets}
+    for (bucket, rows), (a, _), r, c, mean in zip(stacks, axes, by_row, by_column, means, strict=True):
+        size = bucket.params[rows[0]].shape[a]
+        made[id(bucket)]["row_factor"].update(zip(rows, r.div(mean.div_(size)).rsqrt_().unbind(), strict=True))
+        made[id(bucket)]["col_factor"].update(zip(rows, c.rsqrt().unbind(), strict=True))
     for bucket in buckets:
-        bucket.buffers = ("row_factor", "col_factor", *bucket.buffers[2:])
+        factors = {name: [of[i] for i in range(len(bucket.rows))] for name, of in made[id(bucket)].items()}
+        bucket.hand_out(**factors, **{name: bucket.column(name) for name in bucket.buffers[2:]})
 
 
-def _sums_of_squares(row: tuple[Tensor, ...], axes: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Sums of g² along the second and along the first of two axes, over the local shard."""
-    _, g, row_var, col_var, *_ = row
-    by_row, by_column = torch.zeros_like(row_var), torch.zeros_like(col_var)
+def _of_one_shape(bucket: Bucket) -> Iterator[list[int]]:
+    """Rows whose tensors have one shape, as many as a piece holds."""
+    alike: dict[Any, list[int]] = {}
+    for i, p in enumerate(bucket.params):
+        alike.setdefault(p.shape, []).append(i)
+    for rows in alike.values():
+        numel = max(bucket.rows[rows[0]][0].numel(), 1)
+        most = max(1, int(min(len(rows), measured_piece(bucket.device) / numel)))
+        yield from (rows[i : i + most] for i in range(0, len(rows), most))
+
+
+def _sums_of_squares(bucket: Bucket, rows: Sequence[int], axes: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Sums of g² along the second and along the first of two axes, over the local shards of some rows, stacked."""
+    (a, b), g = axes, stacked([bucket.rows[i][1] for i in rows])
+    if len(rows) > 1:
+        squares = g.to(working_dtype(g.dtype)).square()
+        return squares.sum(b + 1, keepdim=True), squares.sum(a + 1, keepdim=True)
+    by_row, by_column = (torch.zeros_like(bucket.column(name)[rows[0]]) for name in ("row_var", "col_var"))
     size = min(measured_piece(g.device), max(g.numel(), 1))
-    for part, r, c in cut_rows((g, by_row, by_column), int(size)):
+    for part, r, c in cut_rows((g[0], by_row, by_column), int(size)):
         squares = part.to(working_dtype(part.dtype)).square()
-        r.add_(squares.sum(axes[1], keepdim=True))
-        c.add_(squares.sum(axes[0], keepdim=True))
-    return by_row, by_column
+        r.add_(squares.sum(b, keepdim=True))
+        c.add_(squares.sum(a, keepdim=True))
+    return by_row[None], by_column[None]
+
+
+def _average(bucket: Bucket, rows: Sequence[int], name: str, total: Tensor, axis: int) -> Tensor:
+    """The moments ``name`` of some rows, stacked, after β2 V + (1-β2)(mean of g² over an axis + eps1)."""
+    column, beta2 = bucket.column(name), bucket.h.beta2
+    own = [column[i] for i in rows]
+    moment, rest = stacked(own), 1 - beta2
+    if isinstance(beta2, Tensor) and beta2.ndim:
+        like = (-1, *[1] * (moment.ndim - 1))
+        beta2, rest = (t[list(rows)].to(moment.dtype).view(like) for t in (beta2, rest))
+    total.div_(bucket.params[rows[0]].shape[axis]).add_(bucket.h.eps[0]).mul_(rest)
+    moment.mul_(beta2).add_(total)
+    torch._foreach_copy_(own, list(moment.unbind()))
+    return moment
 
 
 def _average_squares(bucket: Bucket) -> None:

@@ -18,7 +18,7 @@ from .core.rule import needs_count, operands
 from .core.scalars import Namespace
 from .core.scaled import Scaled, reduce_counts
 from .core.tensorlist import TensorList
-from .core.transforms import cautious
+from .core.transforms import cautious, kept
 from .core.wrapper import OptimizerWrapper
 from .lion import Lion
 
@@ -257,7 +257,7 @@ class _Displacement:
 
     def first(self, piece: Piece, h: Namespace) -> tuple[Any, list[Tensor]]:
         u = self.direction(piece, h)
-        return u if piece.small else None, [t.count_nonzero() for t in u.tensors]
+        return u if piece.small else None, kept(u)
 
     def second(self, piece: Piece, u: Any, scale: list[Tensor] | None, h: Namespace) -> None:
         scales = None if scale is None else TensorList(scale)

@@ -85,7 +85,7 @@ def param_groups(
     """
     _check_model(model)
     _check_numbers(weight_decay, lr, layer_decay)
-    parameters = _parameters(model)
+    parameters = parameters_of(model)
     _check_frozen(model, parameters, include_frozen)
     exempt = _exemption(no_decay, parameters)
     layers = _layers(model, parameters, layer_decay, layer_of)
@@ -108,8 +108,8 @@ def param_groups(
     return list(groups.values())
 
 
-@dataclass
-class _Parameter:
+@dataclass(eq=False)
+class Parameter:
     """A parameter, the names it goes by and the modules that own it: more than one where it is shared."""
 
     tensor: nn.Parameter
@@ -126,13 +126,13 @@ class _Parameter:
         return any(fnmatchcase(name, pattern) for name in self.names)
 
 
-def _parameters(model: nn.Module) -> list[_Parameter]:
+def parameters_of(model: nn.Module) -> list[Parameter]:
     """All parameters, each once, in the model's order."""
-    found: dict[nn.Parameter, _Parameter] = {}
+    found: dict[nn.Parameter, Parameter] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         for name, tensor in module.named_parameters(path, recurse=False, remove_duplicate=False):
-            p = found.setdefault(tensor, _Parameter(tensor))
-            p.names.append(_plain(name))
+            p = found.setdefault(tensor, Parameter(tensor))
+            p.names.append(plain(name))
             p.owners.append(module)
     exempt = list(_named_by_modules(model))
     for p in found.values():
@@ -145,10 +145,10 @@ def _named_by_modules(model: nn.Module) -> Iterator[str]:
     for path, module in model.named_modules(remove_duplicate=False):
         names = getattr(module, "no_weight_decay", None)
         if names is not None:
-            yield from (_plain(f"{path}." if path else "") + name for name in (names() if callable(names) else names))
+            yield from (plain(f"{path}." if path else "") + name for name in (names() if callable(names) else names))
 
 
-def _plain(name: str) -> str:
+def plain(name: str) -> str:
     """The name without what torch.compile, activation checkpointing and FSDP1 put into it."""
     return re.sub(r"(^|(?<=\.))(_orig_mod|_checkpoint_wrapped_module|_fsdp_wrapped_module)\.", "", name)
 
@@ -156,35 +156,35 @@ def _plain(name: str) -> str:
 # Which parameters do not decay
 
 
-def _is_bias(p: _Parameter) -> bool:
+def _is_bias(p: Parameter) -> bool:
     return p.tensor.ndim <= 1 or any(name.split(".")[-1] == "bias" for name in p.names)
 
 
-def _is_norm(p: _Parameter) -> bool:
+def _is_norm(p: Parameter) -> bool:
     """By torch's classes, or by name for the many others (LlamaRMSNorm, LayerNorm2d)."""
     norms = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.modules.batchnorm._NormBase)
     return any(isinstance(m, norms) or re.search(r"Norm(\dd)?$", type(m).__name__) for m in p.owners)
 
 
-def _is_embedding(p: _Parameter) -> bool:
+def is_embedding(p: Parameter) -> bool:
     return any(isinstance(m, (nn.Embedding, nn.EmbeddingBag)) for m in p.owners)
 
 
-_KINDS: Mapping[str, Callable[[_Parameter], bool]] = {
+_KINDS: Mapping[str, Callable[[Parameter], bool]] = {
     "bias": _is_bias,
     "norm": _is_norm,
-    "embedding": _is_embedding,
+    "embedding": is_embedding,
     "no_weight_decay": lambda p: p.named_by_model,
 }
 
 
-def _exemption(no_decay: Sequence[str], parameters: list[_Parameter]) -> Callable[[_Parameter], bool]:
+def _exemption(no_decay: Sequence[str], parameters: list[Parameter]) -> Callable[[Parameter], bool]:
     """Whether ``no_decay`` names a parameter, by kind or by pattern."""
     if isinstance(no_decay, str) or not all(isinstance(entry, str) for entry in no_decay):
         raise TypeError(f'param_groups: no_decay must be a sequence of strings such as ("bias",), got {no_decay!r}')
     kinds = [_KINDS[entry] for entry in no_decay if entry in _KINDS]
     patterns = [entry for entry in no_decay if entry not in _KINDS]
-    _check_patterns("no_decay", patterns, parameters, kinds=_KINDS)
+    check_patterns("no_decay", patterns, parameters, kinds=_KINDS)
     return lambda p: any(kind(p) for kind in kinds) or any(p.matches(pattern) for pattern in patterns)
 
 
@@ -192,7 +192,7 @@ def _exemption(no_decay: Sequence[str], parameters: list[_Parameter]) -> Callabl
 
 
 def _layers(
-    model: nn.Module, parameters: list[_Parameter], layer_decay: float | None, layer_of: Callable[[str], int] | None
+    model: nn.Module, parameters: list[Parameter], layer_decay: float | None, layer_of: Callable[[str], int] | None
 ) -> dict[str, int]:
     """Layer by parameter name, empty without ``layer_decay``. A shared parameter is in the lowest of its layers."""
     if layer_decay is None:
@@ -208,8 +208,8 @@ def _layers(
     return layers
 
 
-def _layer_by_structure(model: nn.Module, parameters: list[_Parameter]) -> Callable[[str], int]:
-    blocks = [_plain(path + ".") for path in _blocks(model)]
+def _layer_by_structure(model: nn.Module, parameters: list[Parameter]) -> Callable[[str], int]:
+    blocks = [plain(path + ".") for path in blocks_of(model)]
     if len(blocks) < 2:
         raise ValueError(
             f"param_groups: layer_decay finds no nn.ModuleList or nn.Sequential of blocks in {type(model).__name__}; "
@@ -231,7 +231,7 @@ def _layer_by_structure(model: nn.Module, parameters: list[_Parameter]) -> Calla
     return layer_of
 
 
-def _blocks(module: nn.Module, path: str = "") -> list[str]:
+def blocks_of(module: nn.Module, path: str = "") -> list[str]:
     """The paths of the children with parameters of the longest list of modules; the outermost of equally long ones."""
     children = [(name, child) for name, child in module.named_children() if any(True for _ in child.parameters())]
     paths = [f"{path}.{name}" if path else name for name, _ in children]
@@ -239,15 +239,15 @@ def _blocks(module: nn.Module, path: str = "") -> list[str]:
     kinds = {type(child) for _, child in children}
     if len(chain) > 1 and len(kinds) == 1 and not kinds & {nn.ModuleList, nn.Sequential}:
         return chain  # a stack of equal blocks; a list inside a block, however long, is not the model's depth
-    return max([chain, *(_blocks(child, path) for path, (_, child) in zip(paths, children, strict=True))], key=len)
+    return max([chain, *(blocks_of(child, path) for path, (_, child) in zip(paths, children, strict=True))], key=len)
 
 
 # What is overridden
 
 
 def _overriding(
-    overrides: Mapping[str, Mapping[str, Any]], parameters: list[_Parameter]
-) -> Callable[[_Parameter], tuple[list[str], dict[str, Any]]]:
+    overrides: Mapping[str, Mapping[str, Any]], parameters: list[Parameter]
+) -> Callable[[Parameter], tuple[list[str], dict[str, Any]]]:
     """The patterns that match a parameter and the options they give it together."""
     if not isinstance(overrides, Mapping):
         raise TypeError(f"param_groups: overrides must be a mapping of patterns to options, got {overrides!r}")
@@ -256,9 +256,9 @@ def _overriding(
             raise TypeError(f"param_groups: overrides[{pattern!r}] must be a mapping of options, got {options!r}")
         if taken := {"params", "param_names", "name"} & options.keys():
             raise ValueError(f"param_groups: overrides[{pattern!r}] must not set {sorted(taken)}")
-    _check_patterns("overrides pattern", overrides, parameters)
+    check_patterns("overrides pattern", overrides, parameters)
 
-    def override(p: _Parameter) -> tuple[list[str], dict[str, Any]]:
+    def override(p: Parameter) -> tuple[list[str], dict[str, Any]]:
         patterns = [pattern for pattern in overrides if p.matches(pattern)]
         return patterns, {name: value for pattern in patterns for name, value in overrides[pattern].items()}
 
@@ -288,7 +288,7 @@ def _check_model(model: object) -> None:
         )
 
 
-def _check_frozen(model: nn.Module, parameters: list[_Parameter], include: bool | None) -> None:
+def _check_frozen(model: nn.Module, parameters: list[Parameter], include: bool | None) -> None:
     """Whether there is something to train, and what a user may not know of: that the rest is left out."""
     name = type(model).__name__
     if include not in (None, True, False):
@@ -319,8 +319,12 @@ def _check_numbers(weight_decay: object, lr: object, layer_decay: object) -> Non
         raise ValueError(f"param_groups: layer_decay={layer_decay!r} scales lr, so give lr as well")
 
 
-def _check_patterns(
-    argument: str, patterns: Iterable[str], parameters: list[_Parameter], kinds: Iterable[str] = ()
+def check_patterns(
+    argument: str,
+    patterns: Iterable[str],
+    parameters: list[Parameter],
+    kinds: Iterable[str] = (),
+    owner: str = "param_groups",
 ) -> None:
     """What names no parameter, frozen ones included, was mistyped: say what is nearest to it."""
     for pattern in patterns:
@@ -329,4 +333,4 @@ def _check_patterns(
         names = [*kinds, *(name for p in parameters for name in p.names)]
         near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or names[-3:]
         problem = f"is no kind ({', '.join(kinds)}) and matches no parameter" if kinds else "matches no parameter"
-        raise ValueError(f"param_groups: {argument} {pattern!r} {problem}; nearest: {', '.join(map(repr, near))}")
+        raise ValueError(f"{owner}: {argument} {pattern!r} {problem}; nearest: {', '.join(map(repr, near))}")

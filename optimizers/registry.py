@@ -23,8 +23,10 @@ from .groups import param_groups
 from .info import ELEMENTWISE, OptimizerInfo
 from .lion import Lion
 from .lookahead import Lookahead
+from .muon import Muon
 from .plugins import Plugins, check_class, import_path, is_path, path_of
-from .psgd import PSGD, PSGDLRA, PSGDDense, PSGDNewton, psgd_groups
+from .psgd import PSGD, PSGDLRA, PSGDDense, PSGDNewton
+from .roles import matrix_groups, psgd_groups
 from .sam import SAM
 from .schedulefree import ScheduleFreeAdamW, ScheduleFreeSGD
 
@@ -186,6 +188,17 @@ _REGISTRY = {
             tuning_lr=1e-2,
             sums=True,
             floats=6,
+        ),
+        OptimizerInfo(
+            "muon",
+            Muon,
+            "Muon is Scalable for LLM Training, Liu et al., 2025",
+            "2502.16982",
+            "momentum of matrices with all its singular values made equal",
+            "the hidden matrices of transformers and convolutional networks",
+            4,
+            sums=True,
+            groups=matrix_groups,
         ),
         OptimizerInfo(
             "psgd",

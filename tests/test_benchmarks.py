@@ -26,7 +26,25 @@ def run(script: str, *arguments: str | Path, cwd: Path) -> str:
 
 def test_every_script_is_tested_here() -> None:
     scripts = {path.stem for path in BENCHMARKS.glob("*.py")}
-    assert scripts == {"step_time", "step_memory", "psgd_step", "targets"}
+    assert scripts == {"launches", "step_time", "step_memory", "psgd_step", "targets"}
+
+
+MOST = {"adamw": 8, "cadamw": 30, "clion": 30, "cautious": 30, "dog": 40, "ldog": 40, "adafactor": 100, "psgd": 400}
+"""Calls of a step that are not to become more."""
+
+
+@pytest.mark.slow
+def test_launches(tmp_path: Path) -> None:
+    """No step reads from the device, and none calls it for every tensor."""
+    few, many = (
+        {line.split()[0]: int(line.split()[1]) for line in run("launches", *args, cwd=tmp_path).splitlines()[1:]}
+        for args in (["--smallest"], ["--tensors", "30", "--size", "8"])
+    )
+    assert list(few) == list_optimizers()
+    assert few == many
+    assert {name: count for name, count in few.items() if count > MOST.get(name, count)} == {}
+    factored = run("launches", "adafactor", "--tensors", "5", "--size", "128", cwd=tmp_path)
+    assert int(factored.split()[-1]) <= MOST["adafactor"]
 
 
 @pytest.mark.slow

@@ -45,8 +45,8 @@ class OptimizerCLI(LightningCLI):
     - **Groups.** The optimizer gets the parameters with their names, in groups: no decay for biases and norms. The
       option ``--groups`` is a mapping of :func:`optzoo.optimizers.param_groups`' options, such as ``{no_decay: [bias],
       layer_decay: 0.8}``, which decays the optimizer's lr unless there is one in the mapping; for PSGD those of
-      :func:`optzoo.optimizers.psgd_groups`, which gives matrices to PSGD and the rest to AdamW. ``--groups null``
-      passes ``model.parameters()`` as they are.
+      :func:`optzoo.optimizers.psgd_groups`, which gives matrices to PSGD and the rest to AdamW, and for Muon those of
+      :func:`optzoo.optimizers.matrix_groups`. ``--groups null`` passes ``model.parameters()`` as they are.
     - **Per batch.** The schedule steps after every optimizer step, not every epoch. ReduceLROnPlateau, which needs a
       metric, still steps every epoch. A ``total`` that is not given is ``trainer.estimated_stepping_batches``; with an
       IterableDataset that is known only with ``--trainer.max_steps``.
@@ -84,7 +84,8 @@ class OptimizerCLI(LightningCLI):
             "--groups",
             type=dict[str, Any] | None,
             default={},
-            help="Options of optzoo.optimizers.param_groups, or of psgd_groups for PSGD; null: one group as it is.",
+            help="Options of optzoo.optimizers.param_groups, or of psgd_groups for PSGD and matrix_groups for Muon; "
+            "null: one group as it is.",
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:

@@ -52,6 +52,17 @@ class Bucket:
         operands = (param, grad, *[state[name] for name in self.buffers])
         self.rows.append(local(operands) if self.sharding or param.is_complex() else operands)
 
+    def column(self, name: str) -> list[Tensor]:
+        """A buffer of every parameter, as this rank has it."""
+        index = 2 + self.buffers.index(name)
+        return [row[index] for row in self.rows]
+
+    def hand_out(self, **columns: Sequence[Tensor]) -> None:
+        """Make these the buffers that ``update`` finds, of each name one tensor a parameter, instead of the state's."""
+        self.buffers = tuple(columns)
+        made = zip(*columns.values(), strict=True)
+        self.rows = [(p, g, *own) for (p, g, *_), own in zip(self.rows, made, strict=True)]
+
     def step(self) -> float | Tensor:
         """The number of this step, from 1: a float, or a vector with every parameter's."""
         return precise(torch.stack([state["step"] for state in self.states])) if self.count is None else self.count
@@ -92,11 +103,19 @@ def local(operands: Sequence[Any]) -> tuple[Tensor, ...]:
         if grad.placements != param.placements:
             grad = grad.redistribute(param.device_mesh, param.placements)
         operands = [t.to_local() if is_dtensor(t) else t for t in (param, grad, *buffers)]
-    read_only = 1  # the gradient, of which a copy does; where a write went into one, torch refuses the view
-    return tuple(
-        torch.view_as_real(t.resolve_conj() if i == read_only else t) if t.is_complex() else t
-        for i, t in enumerate(operands)
-    )
+    param, grad, *buffers = operands
+    # the gradient is only read, so that a copy does; where a write went into one, torch refuses the view
+    return (as_real(param), as_real(grad.resolve_conj()), *map(as_real, buffers))
+
+
+def as_real(t: Tensor) -> Tensor:
+    """Complex numbers as pairs, on an axis of two more."""
+    return torch.view_as_real(t) if t.is_complex() else t
+
+
+def real_shape(param: Tensor) -> tuple[int, ...]:
+    """The shape of a parameter that is seen so."""
+    return (*param.shape, 2) if param.is_complex() else tuple(param.shape)
 
 
 def zeros(param: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -27,7 +27,7 @@ _OURS_ONLY = "grams"
 """An option in every group of this library's, and of no other's."""
 _TELLING = ("betas", "eps", "momentum", "whiten", "hessian")
 """Options by which update rules are told apart: where two have the same of these, their lr means the same."""
-_OF_TORCH = frozenset({"momentum_buffer", "exp_inf", "mu_product"})
+_OF_TORCH = frozenset({"exp_inf", "mu_product"})
 """State of torch.optim's optimizers that no optimizer here has."""
 
 

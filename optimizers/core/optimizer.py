@@ -105,8 +105,8 @@ class Optimizer(FirstStep, Reporting, torch.optim.Optimizer):
         option_rules.warn_of_near_misses(name, param_group, self.defaults)
         group: dict[str, Any] = {**self.defaults, **param_group}
         option_rules.validate(name, group, self.defaults, self._rules())
-        self.check_group(group)
         group["params"] = option_rules.given_params(name, group["params"])
+        self.check_group(group)
         group = joining.named_alike(group, self.param_groups)
         joining.make_writable(name, group)
         joining.own_tensors([*self.param_groups, group, self.defaults])
@@ -253,6 +253,8 @@ class Optimizer(FirstStep, Reporting, torch.optim.Optimizer):
             for column, norm in zip(columns, norms, strict=True):
                 column += norm
         squares = torch.stack([precise(torch.stack(column)) for column in columns], dim=1).square_()
+        if rows == list(range(len(bucket.rows))):
+            return squares
         index = torch.tensor(rows).to(bucket.device, non_blocking=True)
         return squares.new_zeros(len(bucket.rows), len(columns)).index_add_(0, index, squares)
 

@@ -47,23 +47,41 @@ def over_shards(
     return whole
 
 
-def gathered(local: Tensor, sharding: Sharding, shape: Sequence[int]) -> Tensor:
-    """The whole tensor of this shape, of which ``local`` is this rank's shard; all its ranks must ask."""
+def stacked(tensors: Sequence[Tensor]) -> Tensor:
+    """As one batch; a single tensor is not copied."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
+
+
+def gathered(shards: Tensor, sharding: Sharding, shape: Sequence[int]) -> Tensor:
+    """The n whole tensors of this shape, of which ``shards`` (n, ...) are this rank's, in one collective."""
     if sharding is None:
-        return local
+        return shards
     from torch.distributed.tensor import DTensor
 
-    mesh, placements = sharding
-    stride = torch.empty(shape, device="meta").stride()
-    shard = DTensor.from_local(local, mesh, placements, run_check=False, shape=torch.Size(shape), stride=stride)
-    whole: Tensor = shard.full_tensor()
-    return whole
+    whole = torch.Size((len(shards), *shape))
+    stride = torch.empty(whole, device="meta").stride()
+    mesh, placements = _of_stacks(sharding)
+    stack = DTensor.from_local(shards, mesh, placements, run_check=False, shape=whole, stride=stride)
+    result: Tensor = stack.full_tensor()
+    return result
 
 
-def own_part(whole: Tensor, sharding: Sharding) -> Tensor:
-    """This rank's shard of a tensor that every rank has."""
+def own_shards(whole: Tensor, sharding: Sharding) -> Tensor:
+    """This rank's shards of n tensors that every rank has, (n, ...)."""
     if sharding is None:
         return whole
     from torch.distributed.tensor import distribute_tensor
 
-    return distribute_tensor(whole, *sharding, src_data_rank=None).to_local()
+    return distribute_tensor(whole, *_of_stacks(sharding), src_data_rank=None).to_local()
+
+
+def _of_stacks(sharding: tuple[Any, ...]) -> tuple[Any, list[Any]]:
+    """How a stack of tensors lies that are sharded so: along the same dimensions, which come one later."""
+    mesh, placements = sharding
+    return mesh, [placement if placement.is_replicate() else _later(placement) for placement in placements]
+
+
+def _later(placement: Any) -> Any:
+    """A sharding along the next dimension; one of FSDP2 over tensor parallelism has a ``split_factor`` besides."""
+    own = {name: getattr(placement, name) for name in ("split_factor",) if hasattr(placement, name)}
+    return type(placement)(placement.dim + 1, **own)

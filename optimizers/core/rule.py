@@ -111,8 +111,7 @@ class Eager:
         if not piece.small:
             s = namespace(vars(s), [buffer.clone() for buffer in vars(s).values()])
         u = direction(self.update, piece.p, piece.g, s, h)
-        kept = [t.count_nonzero() for t in (u.tensors if isinstance(u, TensorList) else [u])]
-        return u if piece.small else None, kept
+        return u if piece.small else None, transforms.kept(u)
 
     def second(self, piece: Piece, u: Any, scale: list[Tensor] | None, h: Namespace) -> None:
         """The rest of the step, once the scale of each tensor is known, if there is one."""

@@ -12,7 +12,7 @@ from .buckets import HELD, Bucket, Piece
 from .reductions import over_shards
 from .reports import Reporting
 from .scalars import Namespace
-from .tensorlist import TensorList
+from .tensorlist import TensorList, converted
 from .transforms import cautious_scale
 
 
@@ -42,7 +42,7 @@ class Scaled:
             return
         rows = list(self.kept)
         dtype = torch.float64 if self.bucket.rows[0][0].dtype == torch.float64 else torch.float32
-        kept = TensorList(self.kept.values()).to(dtype)
+        kept = TensorList(converted(list(self.kept.values()), dtype))
         sizes = [self.bucket.size(row) for row in rows]
         if self.reporting.recording:
             for row, count, size in zip(rows, kept.tensors, sizes, strict=True):

@@ -102,7 +102,7 @@ class TensorList:
         tensors, dtype = other.tensors, self.dtype
         # else 0-dim parameters would be promoted to float64
         if tensors[0].ndim == 0 and other.dtype is not dtype and dtype.is_floating_point:
-            tensors = [t.to(dtype) if t.is_floating_point() else t for t in tensors]
+            tensors = converted(tensors, dtype) if other.dtype.is_floating_point else tensors
         return tensors if len(tensors) == len(self.tensors) else tensors * len(self.tensors)
 
     def _number(self, x: Any) -> Any:
@@ -265,6 +265,13 @@ class TensorList:
         def __rmul__(self, other: Scalar) -> TensorList: ...
         def __truediv__(self, other: Scalar) -> TensorList: ...
         def __neg__(self) -> TensorList: ...
+
+
+def converted(tensors: list[Tensor], dtype: torch.dtype) -> list[Tensor]:
+    """In another precision: numbers all by one call, but within a graph, which needs no such care."""
+    if len(tensors) == 1 or any(t.ndim for t in tensors) or torch.compiler.is_compiling():
+        return [t.to(dtype) for t in tensors]
+    return list(torch.stack(tensors).to(dtype).unbind())
 
 
 def _accumulate(name: str, these: TensorList, other: Scalar, alpha: Scalar) -> Any:

@@ -1,7 +1,7 @@
 """PSGD: preconditioners on Lie groups that are fitted while they are used."""
 
+from ..roles import psgd_groups
 from .dense import PSGDDense
-from .groups import psgd_groups
 from .kron_newton import PSGDNewton
 from .lra import PSGDLRA
 from .whitening import PSGD

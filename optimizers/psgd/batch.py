@@ -9,38 +9,31 @@ import torch
 from torch import Tensor
 
 from ..core import rule
-from ..core.buckets import Bucket
-from ..core.reductions import gathered, own_part
-from .factors import squared, stacked
+from ..core.buckets import Bucket, real_shape
+from ..core.reductions import stacked
+from ..matrices import Batch
+from .factors import layout, per_entry, squared
 from .kron import chosen
 
 
-class Batch:
+class KronBatch(Batch):
     """Some rows of a bucket, in the ``shape`` their preconditioner sees."""
 
-    def __init__(self, bucket: Bucket, rows: Sequence[int], shape: Sequence[int]) -> None:
-        self.bucket, self.rows, self.shape = bucket, rows, shape
-        self.params = [bucket.params[i] for i in rows]
-        self.states = [bucket.states[i] for i in rows]
-        self.gradients = [rule.operands(bucket.rows[i][0], bucket.rows[i][1], bucket.h)[1] for i in rows]
+    def __init__(self, bucket: Bucket, rows: range) -> None:
+        super().__init__(bucket, rows)
+        self.shape = layout(real_shape(self.params[0]), bucket.group).shape
 
-    def operands(self, name: str) -> list[Tensor]:
-        """A buffer of each, as the bucket has it."""
-        index = 2 + self.bucket.buffers.index(name)
-        return [self.bucket.rows[i][index] for i in self.rows]
-
-    def means(self, step: int) -> list[Tensor]:
+    def means(self, step: int) -> Tensor:
         """The gradients' running mean, until it is as long as the average, and then that."""
         taken = step - torch.stack([state["skipped"] for state in self.states])
         weights = taken.reciprocal().clamp(min=1 - self.bucket.h.momentum)
-        averages = self.operands("exp_avg")
-        return [a.lerp(g, w.to(a.dtype)) for a, g, w in zip(averages, self.gradients, weights, strict=True)]
+        averages = stacked(self.local("exp_avg"))
+        return averages.lerp(self.gradients, per_entry(weights.to(averages.dtype), averages))
 
-    def whole(self, local: Sequence[Tensor]) -> Tensor:
+    def seen(self, shards: Tensor) -> Tensor:
         """Tensors of this rank as whole ones, in the shape and the precision of their factors."""
-        sharding = self.bucket.sharding
-        whole = [gathered(t, sharding, real_shape(p)) for t, p in zip(local, self.params, strict=True)]
-        return stacked(whole).reshape(len(whole), *self.shape).to(self.states[0]["Q0"].dtype)
+        whole = self.whole(shards, self.params[0])
+        return whole.reshape(len(whole), *self.shape).to(self.states[0]["Q0"].dtype)
 
     def stacked(self, kind: str) -> list[Tensor]:
         """The factors ``"Q"``, or ``"P"``, of every axis."""
@@ -57,20 +50,12 @@ class Batch:
         for name, stack in made.items():
             torch._foreach_copy_([state[name] for state in self.states], list(stack.unbind()))
 
-    def put(self, u: Tensor, means: Sequence[Tensor], finite: Tensor) -> None:
-        """Keep the means, count who is skipped, and leave each its direction as the only operand."""
+    def put(self, u: Tensor, means: Tensor, finite: Tensor) -> list[Tensor]:
+        """Keep the means, and count who is skipped; returns the directions."""
         torch._foreach_add_([state["skipped"] for state in self.states], list((~finite).float().unbind()))
-        for i, p, average, mean, own, flag in zip(
-            self.rows, self.params, self.operands("exp_avg"), means, u, finite, strict=True
-        ):
-            average.copy_(chosen(flag, mean, average))
-            direction = own_part(own.reshape(real_shape(p)), self.bucket.sharding)
-            self.bucket.rows[i] = (*self.bucket.rows[i][:2], direction.to(mean.dtype))
-
-
-def real_shape(param: Tensor) -> tuple[int, ...]:
-    """The shape of a parameter as real numbers: complex ones have an axis of two more."""
-    return (*param.shape, 2) if param.is_complex() else tuple(param.shape)
+        averages = self.local("exp_avg")
+        torch._foreach_copy_(averages, list(chosen(finite, means, stacked(averages)).unbind()))
+        return self.own(u.reshape(-1, *real_shape(self.params[0])).to(means.dtype), self.params[0])
 
 
 def factor_dtype(param: Tensor, group: Mapping[str, Any]) -> torch.dtype:

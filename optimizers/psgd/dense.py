@@ -11,9 +11,9 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
 from ..core import Options
+from ..core.buckets import real_shape
 from ..core.options import POSITIVE, one_of
 from ..core.rule import real_dtype
-from .batch import real_shape
 from .geometries import GEOMETRIES, Geometry
 from .noise import Noise
 from .norms import NORMS

@@ -174,11 +174,6 @@ def transposed(factor: Tensor) -> Tensor:
     return factor.mT if factor.ndim == 3 else factor
 
 
-def stacked(tensors: Sequence[Tensor]) -> Tensor:
-    """As one batch; a single tensor is not copied."""
-    return tensors[0][None] if len(tensors) == 1 else torch.stack(list(tensors))
-
-
 def per_entry(number: Tensor, factor: Tensor) -> Tensor:
     """A number per batch entry, shaped to multiply a factor or a tensor."""
     return number.reshape(-1, *[1] * (factor.ndim - 1))

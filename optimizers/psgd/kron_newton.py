@@ -13,7 +13,8 @@ from typing_extensions import Unpack
 from ..core import Options, rule
 from ..core.buckets import Bucket
 from ..core.options import arguments
-from .batch import Batch
+from ..core.reductions import stacked
+from .batch import KronBatch
 from .kron_optimizer import KronOptimizer
 from .newton import Newton
 
@@ -121,7 +122,8 @@ class PSGDNewton(Newton, KronOptimizer):
     def is_due(self, bucket: Bucket, step: int) -> bool:
         return "product" in bucket.buffers
 
-    def signal(self, batch: Batch, mean: Tensor) -> tuple[Tensor, Tensor]:
-        pairs = zip(batch.operands("vector"), batch.operands("product"), strict=True)
+    def signal(self, batch: KronBatch, mean: Tensor) -> tuple[Tensor, Tensor]:
+        pairs = zip(batch.local("vector"), batch.local("product"), strict=True)
         followed = [rule.operands(v, product, batch.bucket.h) for v, product in pairs]  # as the gradient is
-        return batch.whole([product for _, product in followed]), batch.whole([v for v, _ in followed])
+        v, product = (stacked(column) for column in zip(*followed, strict=True))
+        return batch.seen(product), batch.seen(v)

@@ -9,15 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..core import Optimizer, rule
-from ..core.buckets import Bucket
+from ..core import rule
+from ..core.buckets import Bucket, real_shape
 from ..core.eager import eager
 from ..core.fused import SMALLEST
 from ..core.options import DECAY, FRACTION, NON_NEGATIVE, POSITIVE, Rule, one_of, optional
 from ..core.reports import Reported
 from ..core.scalars import precise
+from ..matrices import MatrixOptimizer
 from . import fused, kron
-from .batch import Batch, factor_dtype, real_shape
+from .batch import KronBatch, factor_dtype
 from .factors import layout, squared
 from .geometries import GEOMETRIES
 from .noise import seeds
@@ -26,14 +27,13 @@ from .schedule import updates_at, updates_until
 
 BALANCED_EVERY = 100
 """Updates between balancings of the factors, which change nothing but keep their entries of one size."""
-CPU_BATCH, DEVICE_BATCH = 2**18, 2**22
-"""Elements of the tensors that are preconditioned in one call, on CPU such that they stay in its cache."""
 
 
-class KronOptimizer(Optimizer):
+class KronOptimizer(MatrixOptimizer):
     """θ ← θ - lr P(m) with P = QᵀQ, Q = Q_1 ⊗ ... ⊗ Q_d; a subclass says what the factors are fitted to."""
 
     vector_rule = "diagonal factors"  # a comparison marks it
+    batch = KronBatch
     scalar_buffers = ("skipped",)
     optional_buffers = frozenset({"L", "exp_avg", *(f"Q{i}" for i in range(16))})
     recoverable = frozenset(f"P{i}" for i in range(16))  # which are made of Q
@@ -63,6 +63,9 @@ class KronOptimizer(Optimizer):
         ),
     }
 
+    def is_matrix(self, group: Mapping[str, Any], param: Tensor) -> bool:
+        return not group.get("adamw")
+
     def check_group(self, group: Mapping[str, Any]) -> None:
         super().check_group(group)
         if group["capturable"]:
@@ -73,7 +76,7 @@ class KronOptimizer(Optimizer):
 
     # State
 
-    def buffer_names(self, group: Mapping[str, Any], param: Tensor) -> tuple[str, ...]:
+    def matrix_buffers(self, group: Mapping[str, Any], param: Tensor) -> tuple[str, ...]:
         axes = range(len(layout(real_shape(param), group).shape))
         cached = tuple(f"P{i}" for i in axes) if caches(group) else ()
         return (*(f"Q{i}" for i in axes), *cached, "L", "exp_avg")
@@ -102,39 +105,28 @@ class KronOptimizer(Optimizer):
         ones = torch.full((n,), scale, dtype=dtype, device=param.device)
         return ones.diag() if square else ones
 
-    def kind(self, group: Mapping[str, Any], param: Tensor) -> Any:
-        return param.shape
-
     # The step
 
-    @staticmethod
-    def update(p: Any, g: Any, s: Any, h: Any) -> Any:
-        return s.direction
-
     @eager  # branches on the step
-    def prepare_bucket(self, bucket: Bucket) -> None:
-        """Fit the factors and find the directions, for as many tensors of one shape at once as fit."""
-        seen = layout(real_shape(bucket.params[0]), bucket.group)
-        if seen.numel == 0:
-            bucket.rows, bucket.buffers = [(p, g, g) for p, g, *_ in bucket.rows], ("direction",)
+    def direct(self, bucket: Bucket, batches: Sequence[range]) -> None:
+        """Fit the factors and find the directions."""
+        if bucket.size(0) == 0:
+            bucket.hand_out(direction=[g for _, g, *_ in bucket.rows])
             return
         position = {p: i for i, p in enumerate(p for group in self.param_groups for p in group["params"])}
         step = host_count(bucket)
-        size = max(1, (CPU_BATCH if bucket.device.type == "cpu" else DEVICE_BATCH) // seen.numel)
-        batches = [
-            Batch(bucket, range(start, min(start + size, len(bucket.rows))), seen.shape)
-            for start in range(0, len(bucket.rows), size)
-        ]
-        finite = [self._prepare_batch(batch, step, position) for batch in batches]
-        bucket.buffers = ("direction",)
+        found, finite = zip(
+            *[self._direct_batch(self.batch(bucket, rows), step, position) for rows in batches], strict=True
+        )
+        bucket.hand_out(direction=[u for directions in found for u in directions])
         if bucket.h.decays and bucket.h.decoupled_weight_decay:
             bucket.h.weight_decay = precise(torch.cat(finite).float()) * bucket.h.weight_decay
 
-    def _prepare_batch(self, batch: Batch, step: int, position: Mapping[Tensor, int]) -> Tensor:
-        """Put the direction in the place of a row's buffers; tells whose gradients were finite, the others stay."""
+    def _direct_batch(self, batch: KronBatch, step: int, position: Mapping[Tensor, int]) -> tuple[list[Tensor], Tensor]:
+        """The directions, and whose gradients were finite: the others stay."""
         h, cached = batch.bucket.h, caches(batch.bucket.group)
         means = batch.means(step)
-        x = batch.whole(means)
+        x = batch.seen(means)
         run = fused if batch.bucket.group["fused"] and x.numel() >= SMALLEST else kron
         finite = largest(x).isfinite()
 
@@ -156,8 +148,7 @@ class KronOptimizer(Optimizer):
         u = run.direct(batch.stacked("P" if cached else "Q"), x, h.clip, geometry=h.geometry, products=cached)
         if due and not first:
             update()
-        batch.put(u, means, finite)
-        return finite
+        return batch.put(u, means, finite), finite
 
     def is_due(self, bucket: Bucket, step: int) -> bool:
         """Whether this step updates the factors."""
@@ -168,7 +159,7 @@ class KronOptimizer(Optimizer):
         first: bool = h.update_first
         return first
 
-    def signal(self, batch: Batch, mean: Tensor) -> tuple[Tensor, Tensor | None]:
+    def signal(self, batch: KronBatch, mean: Tensor) -> tuple[Tensor, Tensor | None]:
         """What the factors are fitted to: a gradient and None, or Hv and v. ``mean``: what will be preconditioned."""
         raise NotImplementedError(f"{type(self).__name__} says with signal(batch, mean) what its factors are fitted to")
 

@@ -11,9 +11,9 @@ from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
 from ..core import Options
+from ..core.buckets import real_shape
 from ..core.options import POSITIVE, Rule, one_of, optional
 from ..core.rule import real_dtype
-from .batch import real_shape
 from .noise import Noise, coin
 from .vector import Block, Pair, VectorPSGD, bounded, group_size
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..core import Optimizer
-from ..core.buckets import Bucket, is_dtensor
+from ..core.buckets import Bucket, as_real, is_dtensor
 from ..core.closures import Closure, Evaluations, evaluated, is_still, set_gradients
 from ..core.first_step import flat_pieces
 from ..core.options import one_of
@@ -136,11 +136,9 @@ def refuse_sharded(name: str, params: Iterable[Tensor]) -> None:
 
 def _add_products(bucket: Bucket, evaluation: Evaluation) -> None:
     if bucket.params[0] in evaluation.products:
-        bucket.buffers = ("vector", "product", *bucket.buffers)
-        for i, (param, (p, g, *buffers)) in enumerate(zip(bucket.params, bucket.rows, strict=True)):
-            pair = evaluation.vectors[param], evaluation.products[param]
-            v, product = [torch.view_as_real(t.resolve_conj()) if t.is_complex() else t for t in pair]
-            bucket.rows[i] = (p, g, v, product, *buffers)
+        added = {"vector": evaluation.vectors, "product": evaluation.products}
+        columns = {name: [as_real(found[p].resolve_conj()) for p in bucket.params] for name, found in added.items()}
+        bucket.hand_out(**columns, **{name: bucket.column(name) for name in bucket.buffers})
 
 
 # Products of the Hessian with vectors

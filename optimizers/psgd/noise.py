@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .factors import stacked
+from ..core.reductions import stacked
 
 _MASK = (1 << 64) - 1
 

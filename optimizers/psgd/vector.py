@@ -84,12 +84,13 @@ class Block:
 
     def hand_out(self, u: Tensor) -> None:
         """Make its part of the direction each parameter's only operand."""
-        for bucket, i, own, part in zip(
-            self.buckets, self.rows, self.operands, torch.split(u, self.sizes), strict=True
-        ):
-            p = own["p"]
-            bucket.rows[i] = (p, own["g"], part.view(p.shape).to(working_dtype(p.dtype)))
-            bucket.buffers = ("direction",)
+        parts = torch.split(u, self.sizes)
+        made = [
+            t.view(own["p"].shape).to(working_dtype(own["p"].dtype))
+            for t, own in zip(parts, self.operands, strict=True)
+        ]
+        for bucket in {id(bucket): bucket for bucket in self.buckets}.values():  # members are in the order of its rows
+            bucket.hand_out(direction=[t for t, its in zip(made, self.buckets, strict=True) if its is bucket])
 
 
 class VectorPSGD(Newton):

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 from typing_extensions import Unpack
 
-from ..adam import Adam, AdamW
 from ..core import Options
-from ..core.buckets import Bucket
-from ..core.options import NON_NEGATIVE, arguments, betas, one_of
-from .batch import Batch
+from ..core.options import arguments, one_of
+from ..matrices import MatrixOptimizer
+from .batch import KronBatch
 from .kron_optimizer import KronOptimizer
 
 
@@ -93,8 +91,8 @@ class PSGD(KronOptimizer):
     >>> optimizer.step()
     """
 
-    rules = {**KronOptimizer.rules, "whiten": one_of("momentum", "grad"), "update_first": one_of(True, False)}
-    rules |= {"adamw": one_of(True, False), "adamw_betas": betas(2), "adamw_eps": NON_NEGATIVE}
+    rules = {**MatrixOptimizer.rules, **KronOptimizer.rules}
+    rules |= {"whiten": one_of("momentum", "grad"), "update_first": one_of(True, False)}
 
     def __init__(
         self,
@@ -127,28 +125,5 @@ class PSGD(KronOptimizer):
     ) -> None:
         super().__init__(params, arguments(locals()), options)
 
-    def buffer_names(self, group: Mapping[str, Any], param: Tensor) -> tuple[str, ...]:
-        return AdamW.buffers if group["adamw"] else super().buffer_names(group, param)
-
-    def takes_whole_parameters(self, group: Mapping[str, Any]) -> bool:
-        return not group["adamw"] or bool(group["cautious"] and group["cautious_scale"] is not None)
-
-    def kind(self, group: Mapping[str, Any], param: Tensor) -> Any:
-        return None if group["adamw"] else super().kind(group, param)
-
-    @staticmethod
-    def scalars(h: Any) -> None:
-        if h.adamw:
-            h.amsgrad, h.eps, (h.beta1, h.beta2) = False, h.adamw_eps, h.adamw_betas
-            Adam.scalars(h)
-
-    def prepare_bucket(self, bucket: Bucket) -> None:
-        if not bucket.group["adamw"]:
-            super().prepare_bucket(bucket)
-
-    @staticmethod
-    def update(p: Any, g: Any, s: Any, h: Any) -> Any:
-        return AdamW.update(p, g, s, h) if h.adamw else s.direction
-
-    def signal(self, batch: Batch, mean: Tensor) -> tuple[Tensor, None]:
-        return (mean if batch.bucket.h.whiten == "momentum" else batch.whole(batch.gradients)), None
+    def signal(self, batch: KronBatch, mean: Tensor) -> tuple[Tensor, None]:
+        return (mean if batch.bucket.h.whiten == "momentum" else batch.seen(batch.gradients)), None

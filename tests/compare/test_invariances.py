@@ -21,6 +21,7 @@ CARD = {
     "psgddense": ["approx", "no", "no", "no", "yes"],  # of random vectors, which are not transformed
     "psgdlra": ["no", "no", "no", "no", "yes"],
     "psgdnewton": ["no", "no", "no", "no", "yes"],
+    "muon": ["approx", "yes", "yes", "yes", "yes"],
     "psgd": ["no", "approx", "approx", "approx", "yes"],  # its preconditioner starts at the scale 1
 }
 

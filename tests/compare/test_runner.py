@@ -309,7 +309,11 @@ def test_what_an_optimizer_raises_is_recorded_and_the_others_go_on():
 
 @pytest.mark.parametrize(
     ("name", "rule"),
-    [("psgd", "diagonal factors"), ("adafactor", "whole second moments, as of matrices below 128 × 128")],
+    [
+        ("psgd", "diagonal factors"),
+        ("muon", "AdamW"),
+        ("adafactor", "whole second moments, as of matrices below 128 × 128"),
+    ],
 )
 def test_optimizers_for_matrices_on_vectors_are_recorded(name, rule, tmp_path):
     """What is recorded is also what they do: no factor of a vector is a matrix, no second moment is factored."""
@@ -322,5 +326,9 @@ def test_optimizers_for_matrices_on_vectors_are_recorded(name, rule, tmp_path):
     vector.grad = torch.ones(300)
     optimizer = get_candidate(name).build([vector], {"lr": 0.1})
     optimizer.step()
-    kept = {key: tuple(value.shape) for key, value in optimizer.state[vector].items() if key in ("Q0", "variance")}
+    kept = {
+        key: tuple(value.shape)
+        for key, value in optimizer.state[vector].items()
+        if key in ("Q0", "exp_avg_sq", "variance")
+    }
     assert list(kept.values()) == [(300,)]

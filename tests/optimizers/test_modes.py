@@ -17,6 +17,7 @@ from torch import Tensor
 
 from optzoo.optimizers import AdamW, create_optimizer, list_optimizers
 from optzoo.optimizers.core import buckets, optimizer
+from optzoo.optimizers.core.transforms import EXACT, kept_by_norms
 from reference import Reference, run
 from support.cases import CASES, Case, facts
 from support.problems import gradients, tensors, trajectory
@@ -51,6 +52,17 @@ def test_loop_foreach_and_pieces_give_the_same_bits(
     for size in (37, 999):
         monkeypatch.setattr(buckets, "CPU_PIECE", size)
         assert all(map(torch.equal, loop, walk(name, dtype, cautious=cautious))), size
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_counts_by_norms_are_exact(dtype: torch.dtype) -> None:
+    """Accelerators count so; near 2**24 float32 has no number between two that differ by 1."""
+    many = torch.ones(EXACT, dtype=dtype)
+    many[::1000] = 0
+    many[1::1000] = -1e-40
+    given = [many, *(torch.where(t.abs() < 0.5, 0.0, t) for t in tensors(SHAPES, dtype))]
+    assert [n.item() for n in kept_by_norms(given)] == [t.count_nonzero().item() for t in given]
+    assert {n.dtype for n in kept_by_norms(given)} == {torch.int64}
 
 
 def test_pieces_above_the_size_at_which_torch_uses_threads() -> None:

@@ -62,6 +62,13 @@ CHANGES: Mapping[str, tuple[Any, Mapping[str, Any]]] = {
     "momentum_of": ("update", {"beta1": 0.9}),
     "momentum_dtype": ("bfloat16", {"beta1": 0.9}),
     "momentum": (0.5, {}),
+    "nesterov": (False, {}),
+    "method": ("polar_express", {}),
+    "ns_steps": (3, {}),
+    "ns_dtype": ("bfloat16", {}),
+    "adjust": ("original", {}),
+    "muon.eps": (0.1, {}),
+    "parts": ((1, 3), {}),
     "whiten": ("grad", {}),
     "geometry": ("QUAD", {}),
     "lr_preconditioner": (0.5, {}),
@@ -149,7 +156,7 @@ def test_options_differ_between_groups(name: str) -> None:
 
 @pytest.mark.parametrize("name", list_optimizers())
 def test_state_bytes_are_those_of_the_registry(name: str) -> None:
-    p = torch.nn.Parameter(torch.zeros(100))
+    p = torch.nn.Parameter(torch.zeros(10, 10))
     opt = create_optimizer(name, [p])
     opt.init_state()
     info = optimizer_info(name)

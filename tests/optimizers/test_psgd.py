@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from optzoo.optimizers.psgd import kron_optimizer
+from optzoo.optimizers import matrices
 from optzoo.optimizers.psgd.geometries import GEOMETRIES
 from optzoo.optimizers.psgd.noise import Noise
 from optzoo.optimizers.psgd.whitening import PSGD
@@ -124,7 +124,7 @@ def test_batches_equal_one_by_one(geometry: str, options: dict[str, Any], monkey
     shapes = [(4, 5)] * 3 + [(3, 4, 2)] * 2 + [(6,)] * 2
     ends = []
     for batch in (2**22, 45, 1):  # all, two matrices, one tensor
-        monkeypatch.setattr(kron_optimizer, "CPU_BATCH", batch)
+        monkeypatch.setattr(matrices, "CPU_BATCH", batch)
         params = parameters(shapes)
         walk(PSGD(params, lr=0.1, geometry=geometry, **options), params, gradients(6, shapes))
         ends.append([p.detach() for p in params])

@@ -59,7 +59,7 @@ def test_of_a_model_biases_and_norms_do_not_decay(name: str) -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.LayerNorm(3), nn.Linear(3, 2))
     model[0].bias.requires_grad_(False)
     own = inspect.signature(optimizer_info(name).groups).parameters
-    whole = {key: None for key in ("adamw_lr",) if key in own} | {"include_frozen": False}
+    whole = {key: None for key in ("adamw_lr", "fallback_lr") if key in own} | {"include_frozen": False}
     optimizer = create_optimizer(name.upper(), model, lr=0.5, weight_decay=0.25, cautious=True, **whole)
     decay, no_decay = optimizer.param_groups
     assert (decay["weight_decay"], no_decay["weight_decay"]) == (0.25, 0.0)

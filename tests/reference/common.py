@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from . import adafactor, adam, ademamix, amsgrad, diffgrad, dog, grams, lion, schedulefree
+from . import adafactor, adam, ademamix, amsgrad, diffgrad, dog, grams, lion, muon, schedulefree
 from .notation import Array, Options, State
 from .transforms import SHARED, transform
 
@@ -32,6 +32,7 @@ RULES: Mapping[str, tuple[Callable[[Array, State, int, Options], Array], Mapping
 STEPS: Mapping[str, tuple[Callable[..., list[Array]], Mapping[str, Any]]] = {
     "dog": (dog.step, dog.DOG),
     "ldog": (dog.step, dog.LDOG),
+    "muon": (muon.step, muon.MUON),
     "adafactor": (adafactor.step, adafactor.ADAFACTOR),
     "schedulefreeadamw": (schedulefree.step, schedulefree.ADAMW),
     "schedulefreesgd": (schedulefree.step, schedulefree.SGD),

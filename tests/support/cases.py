@@ -47,6 +47,11 @@ CASES = [
     Case("dog", {"lr": 1.0, "reps_rel": 1e-2, "weight_decay": 0.1, "decoupled_weight_decay": True}),
     Case("dog", {"lr": 1.0, "init_eta": 0.1}),
     Case("ldog", {"lr": 1.0, "reps_rel": 1e-2, "weight_decay": 0.1}),
+    Case("muon", {"weight_decay": 0.1}),
+    Case("muon", {"nesterov": False, "adjust": "original", "momentum": 0.5, "method": "polar_express"}),
+    Case("muon", {"adjust": "spectral_unclamped", "method": "svd", "weight_decay": 0.1}),
+    Case("muon", {"adjust": None, "ns_steps": 2, "eps": 1e-3, "adamw_betas": (0.5, 0.9), "adamw_eps": 1e-4}),
+    Case("muon", {"adamw": True, "weight_decay": 0.1}),
     Case("adafactor", {"weight_decay": 0.1}),
     Case("adafactor", {"lr": None, "min_dim_size_to_factor": 3, "weight_decay": 0.1}),
     Case("adafactor", {"lr": None, "warmup_init": True, "beta2_cap": 0.5, "clip_threshold": 0.3}),
@@ -63,6 +68,11 @@ CASES = [
 def kronecker(shapes: Sequence[Sequence[int]]) -> int:
     """Bytes of one factor per axis, dense where that is no larger than the tensor, else diagonal, and of its bound."""
     return sum(4 * (n * n if n * n <= math.prod(shape) else n) + 4 for shape in shapes for n in shape)
+
+
+def vectors(shapes: Sequence[Sequence[int]]) -> int:
+    """Bytes of the second moment that AdamW has of tensors that are no matrices."""
+    return sum(4 * math.prod(shape) for shape in shapes if sum(n > 1 for n in shape) < 2)
 
 
 def dense(shapes: Sequence[Sequence[int]]) -> int:
@@ -105,6 +115,7 @@ _FACTS: Mapping[str, Facts] = {
     "grams": Facts(sign_of_gradient=True),
     "ldog": _DOG,
     "lookahead": Facts(one_graph=False, apart={"k": 1}),
+    "muon": Facts(more_bytes=vectors),
     # noise of rounding's size without damping
     "psgd": Facts(positional=True, one_graph=False, apart={"damping": 0.0}, more_bytes=kronecker),
     "psgdnewton": Facts(positional=True, one_graph=False, more_bytes=kronecker),
