@@ -161,7 +161,7 @@ def test_state_bytes_are_those_of_the_registry(name: str) -> None:
     opt.init_state()
     info = optimizer_info(name)
     total = sum(value.numel() * value.element_size() for value in opt.state[p].values())
-    assert total == 100 * info.state_bytes + info.tensor_bytes + facts(name).more_bytes([(100,)])
+    assert total == 100 * info.state_bytes + info.tensor_bytes + facts(name).more_bytes([(10, 10)])
 
 
 def test_ademamix_without_beta1_keeps_no_fast_average() -> None:
