@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from optzoo.optimizers import create_optimizer, list_optimizers
+from optzoo.optimizers import create_optimizer, list_optimizers, optimizer_info
 
 STEP = 3
 
@@ -52,12 +52,14 @@ def calls(name: str, shapes: Sequence[tuple[int, ...]], **options: Any) -> Count
         for p in params:
             p.grad = torch.randn_like(p)
         optimizer.step()
-    for p in params:
-        torch.utils.swap_tensors(p, nn.Parameter(p.detach().to("meta")))
-        p.grad = torch.zeros_like(p)
+    twins = [nn.Parameter(p.detach().to("meta")) for p in params]
+    twin = create_optimizer(name, twins, **options)
+    twin.init_state()  # which shows what the host keeps, such as counts
+    for p, meta in zip(params, twins, strict=True):
         for key, value in optimizer.state[p].items():
-            if key != "step":  # which the host counts
-                optimizer.state[p][key] = value.to("meta")
+            optimizer.state[p][key] = value if twin.state[meta][key].device.type == "cpu" else value.to("meta")
+        torch.utils.swap_tensors(p, meta)
+        p.grad = torch.zeros_like(p)
     with Calls() as counted:
         optimizer.step()
     return counted.counts
@@ -65,7 +67,7 @@ def calls(name: str, shapes: Sequence[tuple[int, ...]], **options: Any) -> Count
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("optimizers", nargs="*", help="names of optzoo; default all")
+    parser.add_argument("optimizers", nargs="*", help="names of optzoo; default all that take no closure")
     parser.add_argument("--tensors", type=int, default=200)
     parser.add_argument("--size", type=int, default=64, help="rows and columns of each")
     parser.add_argument("--calls", action="store_true", help="the operators beside their number")
@@ -73,7 +75,7 @@ def main() -> None:
     args = parser.parse_args()
     tensors, size = (3, 4) if args.smallest else (args.tensors, args.size)
     print(f"{'optimizer':<12}{'calls':>7}   one step on {tensors} tensors of {size} × {size}")
-    for name in args.optimizers or list_optimizers():
+    for name in args.optimizers or [name for name in list_optimizers() if not optimizer_info(name).closure]:
         counts = calls(name, [(size, size)] * tensors)
         shown = ", ".join(f"{count} {op}" for op, count in counts.most_common()) if args.calls else ""
         print(f"{name:<12}{counts.total():>7}   {shown}".rstrip())

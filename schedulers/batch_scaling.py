@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import torch
-
 from optzoo.unwrapping import unwrapped
 
 RULES: dict[str, Callable[[float], float]] = {"linear": float, "sqrt": math.sqrt}
@@ -133,8 +131,8 @@ def batch_scaling(
     if betas is not None and betas not in MEMORIES:
         raise ValueError(f"batch_scaling: betas must be {', '.join(map(repr, MEMORIES))} or None, got {betas!r}")
     given = unwrapped(optimizer_or_settings)
-    if decoupled_weight_decay is None:  # whose groups say so from torch 2.7 on
-        decoupled_weight_decay = {torch.optim.Adam: False, torch.optim.AdamW: True}.get(type(given))
+    if decoupled_weight_decay is None and type(given).__module__.startswith("torch.optim."):
+        decoupled_weight_decay = {"Adam": False, "AdamW": True}.get(type(given).__name__)  # groups say it from 2.7 on
 
     def scaled(options: Mapping[str, Any], group: int | None = None) -> _Scaled:
         chosen = rule or next((found for option, found in _RULE_BY_OPTION.items() if option in options), None)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from optzoo.optimizers import list_optimizers, optimizer_info
+from support.cases import facts
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -40,8 +41,9 @@ def test_launches(tmp_path: Path) -> None:
         {line.split()[0]: int(line.split()[1]) for line in run("launches", *args, cwd=tmp_path).splitlines()[1:]}
         for args in (["--smallest"], ["--tensors", "30", "--size", "8"])
     )
-    assert list(few) == list_optimizers()
-    assert few == many
+    assert list(few) == [name for name in list_optimizers() if not optimizer_info(name).closure]
+    copied = {name for name in few if facts(name).together}  # tensor by tensor into one vector
+    assert {name for name in few if few[name] != many[name]} == copied
     assert {name: count for name, count in few.items() if count > MOST.get(name, count)} == {}
     factored = run("launches", "adafactor", "--tensors", "5", "--size", "128", cwd=tmp_path)
     assert int(factored.split()[-1]) <= MOST["adafactor"]
