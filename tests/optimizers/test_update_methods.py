@@ -34,7 +34,7 @@ def smooth(p: Any, g: Any, s: Any, h: Any) -> Any:
 def pieced(p: Any, g: Any, s: Any, h: Any) -> Any:
     low = torch.where(g.gt(h.x), torch.maximum(g, p), torch.minimum(g, s.m + 0.1))
     mask = g.lt(0.5).logical_and(g.ge(-0.5)).logical_or(p.ne(p).logical_not().logical_xor(p.le(0)))
-    s.m.copy_(low.clamp(-h.x, 1.5)).mul_(h.beta1)
+    s.m.copy_(low.clamp(h.x * -1, 1.5)).mul_(h.beta1)
     u = low.masked_fill(mask, 0.25).copysign(g) + g.clamp_min(0.2) + g.clamp_max(h.x) + p.clamp(max=1.0)
     u **= 2
     u += (2.5 * g).round() + g.floor() + torch.ceil(p) + p.trunc() + g.frac() + mask * 0.5 + g.eq(p) + g**3
