@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 import torch
 
+from optzoo.unwrapping import unwrapped
+
 from .optimizer import Optimizer
 from .options import missing_arguments
 
@@ -39,3 +41,20 @@ def made(owner: str, base: Base | str, params: Any, options: Mapping[str, Any]) 
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise TypeError(f"{owner}: base must make a torch.optim.Optimizer, {called} made {type(optimizer).__name__}")
     return optimizer
+
+
+def check_made(
+    owner: str, optimizer: torch.optim.Optimizer, base: Base | str | None, options: Mapping[str, Any]
+) -> None:
+    """TypeError if ``optimizer`` is prepared by a framework, or if there is also what only makes one."""
+    name = type(optimizer).__name__
+    if unwrapped(optimizer) is not optimizer:
+        raise TypeError(
+            f"{owner} around {name}: make it of the optimizer itself, {owner}(optimizer), and let the framework "
+            "prepare that"
+        )
+    for extra in ["base"] * (base is not None) + sorted(options):
+        raise TypeError(
+            f"{owner}: {extra} is for making an optimizer of parameters, and {name} is made already; give the "
+            f"parameters instead of it, or leave {extra} out"
+        )

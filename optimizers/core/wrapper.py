@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from optzoo.unwrapping import unwrapped
-
 from . import checkpoints
 from .closures import Closure, calls_backward
 from .eager import EagerFrame, eager
@@ -20,7 +18,7 @@ from .evaluation import evaluation_weights
 from .first_step import FirstStep
 from .hooks import Within, hooked
 from .joining import named_alike
-from .making import Base, made
+from .making import Base, check_made, made
 from .optimizer import Optimizer
 from .options import Rule, describe, given_params, validate
 from .reports import Reported, Reporter, Reporting
@@ -74,17 +72,8 @@ class OptimizerWrapper(FirstStep, Reporting, torch.optim.Optimizer):
         validate(type(self).__name__, options, options, self.rules)
         given: list[Any] = []
         if isinstance(params, torch.optim.Optimizer):
+            check_made(type(self).__name__, params, base, base_options)
             optimizer = params
-            if unwrapped(params) is not params:
-                raise TypeError(
-                    f"{type(self).__name__} around {type(params).__name__}: make it of the optimizer itself, "
-                    f"{type(self).__name__}(optimizer), and let the framework prepare that"
-                )
-            for extra in ["base"] * (base is not None) + sorted(base_options):
-                raise TypeError(
-                    f"{type(self).__name__}: {extra} is for making an optimizer of parameters, and "
-                    f"{type(params).__name__} is made already; give the parameters instead of it, or leave {extra} out"
-                )
         else:
             params = given_params(type(self).__name__, params)
             given = params if isinstance(params, list) else []

@@ -1,6 +1,5 @@
 """Parameter groups: which parameters decay, at which lr, and what is said when an argument cannot be meant."""
 
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -389,13 +388,3 @@ def test_errors_about_the_model() -> None:
         param_groups(Model().requires_grad_(False))
     with pytest.raises(ValueError, match=r"finds no nn.ModuleList or nn.Sequential of blocks in Linear; .*layer_of="):
         param_groups(nn.Linear(2, 2), lr=1.0, layer_decay=0.5)
-
-
-def test_a_misspelt_option_of_a_group_is_named() -> None:
-    """torch.optim keeps keys that it does not know, and so do schedules: it is a warning."""
-    p = torch.nn.Parameter(torch.ones(1))
-    with pytest.warns(UserWarning, match=r"AdamW: a group has 'weight_deccay', .* did you mean 'weight_decay'\?"):
-        AdamW([{"params": [p], "weight_deccay": 0.5}])
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        AdamW([{"params": [p], "name": "all", "lr_scale": 0.5, "initial_lr": 1.0, "max_lr": 1.0, "weight_decay": 0.5}])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -249,3 +250,13 @@ def test_elements_that_share_memory_are_refused(name: str) -> None:
         create_optimizer(name, [p.requires_grad_(False), *params(1)])  # it is never written
     strided = nn.Parameter(torch.ones(4, 6)[:, ::2])
     create_optimizer(name, [strided])
+
+
+def test_a_misspelt_option_of_a_group_is_named() -> None:
+    """torch.optim keeps keys that it does not know, and so do schedules: it is a warning."""
+    p = torch.nn.Parameter(torch.ones(1))
+    with pytest.warns(UserWarning, match=r"AdamW: a group has 'weight_deccay', .* did you mean 'weight_decay'\?"):
+        AdamW([{"params": [p], "weight_deccay": 0.5}])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        AdamW([{"params": [p], "name": "all", "lr_scale": 0.5, "initial_lr": 1.0, "max_lr": 1.0, "weight_decay": 0.5}])
